@@ -1,0 +1,268 @@
+"""The words of the product as frozen values: what one room of the gateway hands to the next.
+
+Owns no behaviour beyond what a value can say about itself; does no I/O, reads no clock, imports nothing
+of the gateway. A name with ``unverified`` in it was read before a signature was checked.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+Clock = Callable[[], float]
+"""Seconds since the epoch. Handed in everywhere, so that a test can say what time it is."""
+
+Claims = Mapping[str, Any]
+"""A JSON object as parsed: str, int, bool, None, list and dict only, never a float."""
+
+ClaimPath = tuple[str, ...]
+"""Keys from the outside in: ``("kubernetes.io", "pod", "uid")``. Claim names may hold dots and slashes."""
+
+
+class GrantType(StrEnum):
+    """The values of ``grant_type`` that the token endpoint serves."""
+
+    TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
+    JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
+
+    @property
+    def label(self) -> str:
+        """The short name used in metrics, logs and the audit record."""
+        return self.value.rsplit(":", 1)[-1]
+
+
+# ---------------------------------------------------------------- the request
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What a caller asked of the token endpoint: parsed, bounded, not yet believed.
+
+    ``scopes`` is None when the caller left ``scope`` out (RFC 6749 §3.3), ``resource`` is the one identifier or
+    name asked for by ``resource`` or ``audience``, ``lifetime_seconds`` is ``requested_expires_in``.
+    """
+
+    grant_type: GrantType
+    token: str
+    token_type: str
+    client_id: str | None = None
+    resource: str | None = None
+    scopes: tuple[str, ...] | None = None
+    lifetime_seconds: int | None = None
+    actor_token: str | None = None
+    actor_token_type: str | None = None
+
+
+# ---------------------------------------------------------------- who is calling
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where an issuer's verification keys come from. Exactly one of the first four is set."""
+
+    discovery_url: str | None = None
+    jwks_uri: str | None = None
+    jwks_file: str | None = None
+    jwks: Mapping[str, Any] | None = None
+    ca_file: str | None = None
+    bearer_token_file: str | None = None
+    private_network: bool = False
+    """Loopback, private and link-local addresses may be dialled for this issuer."""
+    insecure_http: bool = False
+    refresh_every_seconds: int = 300
+    max_age_seconds: int = 86400
+    """How long the last good keys serve while the issuer cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTable:
+    """What a platform's token holds. Whatever is in none of the three lists is counted as unaccounted for.
+
+    A required claim that is absent, null or empty refuses the token.
+    """
+
+    required: tuple[ClaimPath, ...]
+    optional: frozenset[str]
+    ignored: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What is true of every token of one platform: the defaults of an ``Issuer`` document that names it."""
+
+    name: str
+    title: str
+    url: str | None
+    """The platform's one issuer, where it has one."""
+    url_pattern: str
+    """A regular expression for the whole issuer URL, used to warn of a typing mistake."""
+    algorithms: tuple[str, ...]
+    claims: ClaimTable
+    subject_pattern: str = r"[\x21-\x7e]{1,255}"
+    """A regular expression that the whole ``sub`` fulfils."""
+    token_types: frozenset[str] = frozenset({"", "jwt"})
+    """Accepted ``typ`` headers in lower case, without ``application/``; the empty string stands for none."""
+    max_token_lifetime_seconds: int = 86400
+    max_token_age_seconds: int = 86400
+    private_network: bool = False
+    reserved_audiences: frozenset[str] = frozenset()
+    """Audiences of this platform beyond the common ones that mean another relying party."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedIssuer:
+    """An ``Issuer`` document with its preset filled in: all that verification needs to know."""
+
+    name: str
+    preset: str
+    url: str
+    audiences: frozenset[str]
+    algorithms: frozenset[str]
+    keys: KeySource
+    claims: ClaimTable
+    companion_audiences: frozenset[str] = frozenset()
+    """Audiences that may stand beside one of ours in the token; any other refuses it."""
+    reserved_audiences: frozenset[str] = frozenset()
+    token_types: frozenset[str] = frozenset({"", "jwt"})
+    subject_pattern: str = r"[\x21-\x7e]{1,255}"
+    leeway_seconds: int = 30
+    max_token_age_seconds: int = 86400
+    max_token_lifetime_seconds: int = 86400
+    allow_missing_kid: bool = False
+    replay: Literal["allow", "reject"] = "allow"
+    bound_to_subject_token: bool = False
+    explain_denials: Literal["reason", "full"] = "reason"
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A compact JWS taken apart (RFC 7515 §7.1). Nothing in it has been checked against a key."""
+
+    unverified_header: Mapping[str, Any]
+    unverified_payload: bytes
+    signing_input: bytes
+    signature: bytes
+    sha256: str
+    """Hex SHA-256 of the token as it was sent: its name in logs and in the audit record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Who is calling, proven: the verified claims of a workload token."""
+
+    issuer: TrustedIssuer
+    subject: str
+    claims: Claims
+    expires_at: int
+    issued_at: int | None
+    token_id: str | None
+    token_sha256: str
+    key_id: str | None
+    unaccounted_claims: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- what may it do
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a decision's trace: what a rule looked at, what it saw, what it wanted."""
+
+    rule: str
+    """``service-account/rule`` or ``guardrail/name`` or ``issuer/name``."""
+    kind: Literal["match", "like", "when", "guardrail"]
+    path: ClaimPath
+    wanted: Any
+    seen: Any
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """What one request ends up with: a service account, one resource, scopes there, and how long."""
+
+    service_account: str
+    rule: str
+    resource: str
+    """The resource's name in the policies."""
+    audience: str
+    """The resource's identifier: the ``aud`` of the token."""
+    scopes: tuple[str, ...]
+    lifetime_seconds: int
+    claims: Claims
+    """The claims that the policy maps into the access token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy answered. ``entitlement`` is there exactly when the answer is yes."""
+
+    reason: str
+    """A code of ``gateway.oauth.reasons``; ``granted`` for yes."""
+    entitlement: Entitlement | None
+    generation: int
+    service_account: str | None = None
+    """The service account in question, also of a denial, where one is known."""
+    candidates: tuple[str, ...] = ()
+    """The service accounts that the workload may become, when the request left it open."""
+    looked_at: tuple[tuple[ClaimPath, Any], ...] = ()
+    """The claims that the deciding rule looked at, with the values seen (None: absent)."""
+    trace: tuple[Check, ...] = ()
+    wanted: str = ""
+    """What the policy wanted, in words: for operators, and for callers only where ``explain_denials`` is full."""
+
+
+# ---------------------------------------------------------------- here is the token
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What was minted (RFC 9068). ``token`` is a secret: it goes into the answer and nowhere else."""
+
+    token: str
+    token_id: str
+    key_id: str
+    issued_at: int
+    expires_at: int
+    entitlement: Entitlement
+
+    def __repr__(self) -> str:
+        return f"AccessToken(token_id={self.token_id!r})"
+
+
+# ---------------------------------------------------------------- it was written down
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One decision at the token endpoint, granted or denied. No secret and no token is in it."""
+
+    time: float
+    request_id: str
+    grant: str
+    decision: Literal["granted", "denied"]
+    reason: str
+    stage: str
+    source: str
+    policy_generation: int
+    client_id: str | None = None
+    issuer: str | None = None
+    """The issuer's name in the policies."""
+    iss: str | None = None
+    subject: str | None = None
+    verified: bool = False
+    """Whether ``iss`` and ``subject`` stand under a verified signature."""
+    rule: str | None = None
+    claims: tuple[tuple[ClaimPath, Any], ...] = ()
+    resource: str | None = None
+    scopes_asked: tuple[str, ...] | None = None
+    scopes_given: tuple[str, ...] | None = None
+    subject_token_sha256: str | None = None
+    subject_token_id: str | None = None
+    key_id: str | None = None
+    access_token_id: str | None = None
+    access_token_expires_at: int | None = None
+    access_token_key_id: str | None = None
+    detail: str = ""
+    """What operators are told beyond the reason: the failing check, in words."""

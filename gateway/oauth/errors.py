@@ -1,0 +1,48 @@
+"""The one error of the gateway: a reason from the table, with what is known about this case."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.model import GrantType
+from gateway.oauth.reasons import REASONS, TOKEN_FAULT, Reason
+
+_NOT_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
+
+
+class Refusal(Exception):
+    """Says no, with a stable reason.
+
+    ``public`` may be shown to the caller and must not repeat anything of an unverified token. ``internal`` is for
+    the audit record and the log. Raised anywhere in the rooms, turned into an answer in one place (``http/answers``).
+    """
+
+    def __init__(self, code: str, public: str = "", *, internal: str = "") -> None:
+        super().__init__(code, public, internal)
+        self.reason: Reason = REASONS[code]
+        self.public = public or self.reason.sentence
+        self.internal = internal
+
+    def __str__(self) -> str:
+        return f"{self.reason.code}: {self.public}" + (f" ({self.internal})" if self.internal else "")
+
+
+def oauth_error(reason: Reason, grant: GrantType | None) -> str:
+    """The ``error`` of RFC 6749 §5.2 for a reason, under the grant that was asked for."""
+    if reason.error != TOKEN_FAULT:
+        return reason.error
+    return "invalid_grant" if grant is GrantType.JWT_BEARER else "invalid_request"
+
+
+def error_description(text: str, limit: int = 600) -> str:
+    """The text within the characters of RFC 6749 §5.2; any other becomes ``?``, double quotes become single ones."""
+    return _NOT_DESCRIPTION.sub("?", text.replace('"', "'"))[:limit]
+
+
+def presented(claims: Mapping[str, object]) -> str:
+    """What a verified token presented, for the end of an error description: its ``iss``, ``sub`` and ``aud``."""
+    return " ".join(f"{name}={_short(claims[name])}" for name in ("iss", "sub", "aud") if name in claims)
+
+
+def _short(value: object, limit: int = 160) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "~"

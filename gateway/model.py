@@ -78,7 +78,8 @@ class KeySource:
 class ClaimTable:
     """What a platform's token holds. Whatever is in none of the three lists is counted as unaccounted for.
 
-    A required claim that is absent, null or empty refuses the token.
+    A required claim that is absent, null or empty refuses the token. A name that ends in ``*`` stands for every
+    claim that begins so.
     """
 
     required: tuple[ClaimPath, ...]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from gateway.model import GrantType
+from gateway.model import Claims, GrantType, TrustedIssuer
 from gateway.oauth.reasons import REASONS, TOKEN_FAULT, Reason
 
 _NOT_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
@@ -13,8 +13,12 @@ class Refusal(Exception):
     """Says no, with a stable reason.
 
     ``public`` may be shown to the caller and must not repeat anything of an unverified token. ``internal`` is for
-    the audit record and the log. Raised anywhere in the rooms, turned into an answer in one place (``http/answers``).
+    the audit record and the log. ``issuer`` and ``claims`` are set by whoever knows them: ``claims`` only once their
+    signature was verified. Raised anywhere in the rooms, turned into an answer in one place (``http/answers``).
     """
+
+    issuer: TrustedIssuer | None = None
+    claims: Claims | None = None
 
     def __init__(self, code: str, public: str = "", *, internal: str = "") -> None:
         super().__init__(code, public, internal)

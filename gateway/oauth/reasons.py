@@ -134,7 +134,7 @@ _TABLE = (
     Reason("actor_not_permitted", "policy", TOKEN_FAULT, "The actor may not act with this token.",
            "Only a service account in served_by of the token's resource may pass the call on."),
     Reason("delegation_too_deep", "policy", TOKEN_FAULT, "The chain of actors is too long.",
-           "A call may be passed on three times."),
+           "A token names at most three actors: the workload that asked first, and two that passed the call on."),
     # -- once only
     Reason("token_replayed", "replay", TOKEN_FAULT, "The token was used before.",
            "This issuer's tokens work once: fetch a fresh one for each exchange."),

@@ -1,0 +1,235 @@
+"""CEL: conditions (``when``, ``deny_when``) and claim mappings, type-checked when they are loaded.
+
+An expression sees ``claims`` (map of string to dyn, without what is null) and ``issuer`` (the name of the Issuer
+document). Whatever goes wrong while it runs is an ``Unknown``, which is neither true nor false. Pure.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cel_expr_python import cel
+
+from gateway.model import ClaimPath, Claims
+from gateway.policy.problems import nearest
+
+MAX_SOURCE_CHARACTERS = 2048
+MAX_CLAIM_DEPTH = 32
+MAX_MAPPED_CHARACTERS = 1024
+MAX_MAPPED_ENTRIES = 64
+
+_ENVIRONMENT = cel.NewEnv(variables={"claims": cel.Type.Map(cel.Type.STRING, cel.Type.DYN), "issuer": cel.Type.STRING})
+_FAULTS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
+"""What the C++ runtime raises: spent budgets, texts that are not Unicode, numbers out of range."""
+
+_MENTION = re.compile(r"(?<![A-Za-z0-9_])claims(?![A-Za-z0-9_])")
+_STEP = re.compile(
+    r"""\s*+(?: \.\s*+ (?P<field>[A-Za-z_][A-Za-z0-9_]*+) (?!\s*+(?:\(|//))
+            | \[\s*+ (?: "(?P<double>[^"\\\r\n]*+)" | '(?P<single>[^'\\\r\n]*+)' ) \s*+\] )""",
+    re.VERBOSE,
+)
+_UNDECLARED = re.compile(r"undeclared reference to '([A-Za-z_][A-Za-z0-9_]*)([^']*)'")
+_LOCATED = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
+
+
+class CelError(ValueError):
+    """An expression that cannot be used."""
+
+    def __init__(self, message: str, suggestion: str = "") -> None:
+        super().__init__(message)
+        self.suggestion = suggestion
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What came of an expression that could not be worked out, and why. Never equal to a result."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """A CEL condition. Both questions are answered no when it cannot be worked out."""
+
+    source: str
+    paths: tuple[ClaimPath, ...]
+    """The claim paths that it mentions."""
+    _roots: tuple[str, ...] | None
+    _program: cel.Expression
+
+    def holds(self, claims: Claims, issuer: str) -> bool:
+        """Whether it is the boolean true."""
+        return _value_of(self._program, _visible(claims, self._roots), issuer) is True
+
+    def is_false(self, claims: Claims, issuer: str) -> bool:
+        """Whether it is the boolean false."""
+        return _value_of(self._program, _visible(claims, self._roots), issuer) is False
+
+    def why_unknown(self, claims: Claims, issuer: str) -> str:
+        """Why it cannot be worked out; empty where it can."""
+        value = _value_of(self._program, _visible(claims, self._roots), issuer)
+        return value.why if isinstance(value, Unknown) else ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mapped:
+    """A CEL expression whose result goes into the access token under ``name``."""
+
+    name: str
+    source: str
+    paths: tuple[ClaimPath, ...]
+    _roots: tuple[str, ...] | None
+    _program: cel.Expression
+
+    def value(self, claims: Claims, issuer: str) -> str | int | bool | list[str] | Unknown:
+        """A text, a whole number, a boolean or a list of texts; ``Unknown`` for anything else."""
+        return _mappable(_value_of(self._program, _visible(claims, self._roots), issuer))
+
+
+def parse_condition(source: str) -> Condition:
+    """A condition from its source. Raises ``CelError`` unless it type-checks to bool."""
+    program = _compiled(source)
+    found = program.return_type()
+    if found != cel.Type.BOOL:
+        example = f"{source} == true" if found == cel.Type.DYN and len(source) <= 60 else ""
+        raise CelError(f"is of type {found.name().lower()}, not bool: a condition is true or false", example)
+    return Condition(source, claims_read(source), _roots_read(source), program)
+
+
+def parse_mapped(name: str, source: str) -> Mapped:
+    """A claim mapping from its source. Raises ``CelError`` where its type cannot be a claim."""
+    program = _compiled(source)
+    found = program.return_type()
+    mappable = (cel.Type.DYN, cel.Type.STRING, cel.Type.INT, cel.Type.BOOL)
+    if found not in mappable and not found.name().startswith("LIST"):
+        raise CelError(f"is of type {found.name().lower()}: a claim is a string, an int, a bool or a list of strings")
+    return Mapped(name, source, claims_read(source), _roots_read(source), program)
+
+
+def claims_read(source: str) -> tuple[ClaimPath, ...]:
+    """The claim paths that an expression mentions: ``claims.a.b`` and ``claims["x"].y``, each once."""
+    return tuple(dict.fromkeys(path for path in _mentions(source) if path))
+
+
+def _roots_read(source: str) -> tuple[str, ...] | None:
+    """The top-level claims that suffice to run it; None where it may look at any of them.
+
+    Errs to None: every mention of the word counts, in texts and comments too, and one that is not followed by a
+    plain name is taken to mean all claims.
+    """
+    paths = _mentions(source)
+    return tuple(dict.fromkeys(path[0] for path in paths)) if all(paths) else None
+
+
+def _mentions(source: str) -> list[ClaimPath]:
+    found = []
+    for mention in _MENTION.finditer(source):
+        path, position = [], mention.end()
+        while step := _STEP.match(source, position):
+            path.append(next(part for part in step.groups() if part is not None))
+            position = step.end()
+        found.append(tuple(path))
+    return found
+
+
+def _compiled(source: str) -> cel.Expression:
+    if len(source) > MAX_SOURCE_CHARACTERS:
+        raise CelError(f"a CEL expression has at most {MAX_SOURCE_CHARACTERS} characters")
+    if "\0" in source:  # the runtime would stop reading there
+        raise CelError("holds a NUL character")
+    try:
+        return _ENVIRONMENT.compile(source)
+    except _FAULTS as fault:
+        raise _in_words(str(fault)) from None
+
+
+def _in_words(fault: str) -> CelError:
+    located = _LOCATED.search(fault)
+    if located is None:
+        return CelError(f"is not a CEL expression: {fault.removesuffix(']').rpartition(' [')[0] or fault}")
+    line, column, words = located.groups()
+    words = words.replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
+    where = f" at character {column}" + (f" of line {line}" if line != "1" else "") if int(column) > 0 else ""
+    suggestion = ""
+    if undeclared := _UNDECLARED.search(words):
+        near = nearest(undeclared[1], ("claims", "issuer"))
+        suggestion = f"{near}{undeclared[2]}" if near else ""
+    return CelError(f"does not type-check{where}: {words}", suggestion)
+
+
+def _value_of(program: cel.Expression, claims: dict[str, Any] | Unknown, issuer: str) -> Any:
+    if isinstance(claims, Unknown):
+        return claims
+    try:
+        result = program.eval(data={"claims": claims, "issuer": issuer})
+        value = result.plain_value()
+        if value is True or value is False:
+            return value
+        return Unknown(str(value)) if result.type() == cel.Type.ERROR else value
+    except _FAULTS as fault:
+        return Unknown(str(fault))
+
+
+def _visible(claims: Claims, roots: tuple[str, ...] | None) -> dict[str, Any] | Unknown:
+    """What an expression sees: only claims that it names (converting all of them is most of the time it takes)."""
+    try:
+        if roots is None:
+            return _cleaned(claims, 0)
+        seen = {}
+        for root in roots:
+            value = claims.get(root)
+            if value is not None:
+                seen[root] = _cleaned_value(value, 1)
+        return seen
+    except _Unfit as unfit:
+        return Unknown(str(unfit))
+
+
+class _Unfit(ValueError):
+    """The runtime would misread these claims."""
+
+
+def _cleaned(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    # A null claim is to be as absent, or claims.x != "y" would hold of it.
+    cleaned = {}
+    for name, member in value.items():
+        if "\0" in name:
+            raise _Unfit("a claim's name holds a NUL character")
+        if member is not None:
+            cleaned[name] = _cleaned_value(member, depth + 1)
+    return cleaned
+
+
+def _cleaned_value(value: Any, depth: int) -> Any:
+    if type(value) is str:
+        if "\0" in value:  # the runtime cuts a text there: "prod\0x" would equal "prod"
+            raise _Unfit("a claim holds a NUL character")
+        return value
+    if depth > MAX_CLAIM_DEPTH:  # the runtime recurses, and would run out of stack
+        raise _Unfit("claims are nested too deep")
+    if type(value) is dict:
+        return _cleaned(value, depth)
+    if type(value) is list:
+        return [_cleaned_value(one, depth + 1) for one in value]
+    return value
+
+
+def _mappable(value: Any) -> str | int | bool | list[str] | Unknown:
+    match value:
+        case Unknown():
+            return value
+        case bool() | int():
+            return value
+        case str() if _is_short(value):
+            return value
+        case list() if len(value) <= MAX_MAPPED_ENTRIES and all(
+            isinstance(one, str) and _is_short(one) for one in value
+        ):
+            return value
+        case _:
+            return Unknown(f"a {type(value).__name__} that cannot be a claim")
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= MAX_MAPPED_CHARACTERS and text.isprintable()

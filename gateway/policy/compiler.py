@@ -1,0 +1,633 @@
+"""From policy documents to a generation: everything checked against everything, all problems told at once.
+
+Takes documents one by one and keeps of a service account only what is compiled, so that a hundred thousand of them
+fit. Pure: the documents, the presets and what is reserved are handed in.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from sys import intern
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from gateway.model import ClaimPath, KeySource, Preset, TrustedIssuer
+from gateway.oauth.errors import Refusal
+from gateway.oauth.parameters import parse_scope
+from gateway.oauth.reasons import REASONS
+from gateway.policy.cel import CelError, Condition, Mapped, parse_condition, parse_mapped
+from gateway.policy.conditions import Like, Match, parse_like, parse_match
+from gateway.policy.documents import (
+    KINDS,
+    Access,
+    Credentials,
+    Document,
+    GuardrailDocument,
+    InlineTest,
+    IssuerDocument,
+    RateLimit,
+    ResourceDocument,
+    RoleDocument,
+    ServiceAccountDocument,
+    SourceDocument,
+    TrustDocument,
+)
+from gateway.policy.generation import Counts, Generation, Guardrail, Resource, ServiceAccount, TrustRule, index_rules
+from gateway.policy.inline_tests import TestCase, failures
+from gateway.policy.problems import Path, PolicyProblems, Problem, described, nearest, problems_of
+
+RESERVED_CLAIMS = frozenset({
+    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "scp", "act", "may_act", "cnf", "typ", "azp",
+    "auth_time", "acr", "amr", "nonce", "at_hash", "c_hash", "s_hash", "sid", "sub_jwk", "events", "toe", "txn",
+    "authorization_details", "token_introspection", "active", "token_type",
+})  # fmt: skip
+"""Claims of RFC 7519, 7662, 8693, 9068 and 9396 that the policy may not map: the gateway or nobody says them."""
+
+DECISION_REASONS = tuple(code for code, reason in REASONS.items() if reason.stage in {"policy", "target", "scope"})
+"""The reasons that an inline test may expect."""
+
+_PRIVATE_MEMBERS = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")  # RFC 7518 sections 6.2.2, 6.3.2, 6.4
+
+_Grants = Mapping[str, tuple[str, ...]]
+_Access = tuple[tuple[str, tuple[str, ...]], ...]
+"""Resources and scopes there, as written."""
+_AccessKey = tuple[tuple[str, ...], _Access]
+"""Roles and access of a service account, as written."""
+_Shared = TypeVar("_Shared")
+
+
+def compile_documents(
+    documents: Iterable[SourceDocument],
+    *,
+    presets: Mapping[str, Preset],
+    gateway_issuer: str,
+    insecure_http: bool,
+    number: int,
+    is_reserved_audience: Callable[[str], bool],
+    key_sources: Mapping[str, KeySource] | None = None,
+    unread: list[Problem] | None = None,
+) -> Generation:
+    """The generation that the documents describe, its inline tests passed.
+
+    ``key_sources`` replaces the keys of the issuers that it names. ``unread`` is where whoever yields the documents
+    notes what could not be read. Raises ``PolicyProblems``, with lines no finer than where a document begins.
+    """
+    compilation = _Compilation(
+        presets=presets,
+        gateway_issuer=gateway_issuer,
+        insecure_http=insecure_http,
+        is_reserved_audience=is_reserved_audience,
+        key_sources=key_sources or {},
+        unread=[] if unread is None else unread,
+    )
+    for source in documents:
+        compilation.take(source)
+    return compilation.finish(number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a document stands."""
+
+    file: str
+    line: int
+    number: int
+
+    def problem(self, path: Path, message: str, suggestion: str = "") -> Problem:
+        return Problem(self.file, self.line, path, message, suggestion, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _DraftRule:
+    """A trust rule whose references are not resolved."""
+
+    name: str
+    issuer: str
+    match: tuple[Match, ...]
+    like: tuple[Like, ...]
+    when: Condition | None
+    scopes: tuple[str, ...] | None
+    token_lifetime_seconds: int | None
+    token_claims: tuple[Mapped, ...]
+    paths: tuple[ClaimPath, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _DraftAccount:
+    """A service account whose references are not resolved."""
+
+    place: _Place
+    name: str
+    owner: str | None
+    access: _AccessKey
+    rules: tuple[_DraftRule, ...]
+    token_lifetime_seconds: int | None
+    rate_limit: RateLimit | None
+    credentials: Credentials | None
+    tests: tuple[InlineTest, ...]
+
+
+class _Compilation:
+    """One load: ``take`` each document, then ``finish``."""
+
+    def __init__(
+        self,
+        *,
+        presets: Mapping[str, Preset],
+        gateway_issuer: str,
+        insecure_http: bool,
+        is_reserved_audience: Callable[[str], bool],
+        key_sources: Mapping[str, KeySource],
+        unread: list[Problem],
+    ) -> None:
+        self._presets = presets
+        self._gateway_issuer = gateway_issuer
+        self._insecure_http = insecure_http
+        self._is_reserved_audience = is_reserved_audience
+        self._key_sources = key_sources
+        self._unread = unread
+        self._nameless = False
+        self._problems: list[Problem] = []
+        self._warnings: list[Problem] = []
+        self._names: dict[str, dict[str, _Place]] = {kind: {} for kind in KINDS}
+        self._issuers: list[tuple[IssuerDocument, _Place, str]] = []
+        self._resource_documents: list[tuple[ResourceDocument, _Place]] = []
+        self._role_documents: list[tuple[RoleDocument, _Place]] = []
+        self._guardrail_documents: list[tuple[GuardrailDocument, _Place]] = []
+        self._drafts: list[_DraftAccount] = []
+        self._resources: dict[str, Resource] = {}
+        self._answering: dict[str, str] = {}
+        self._roles: dict[str, _Access] = {}
+        self._conditions: dict[str, Condition] = {}
+        self._known: dict[Any, Any] = {}
+        self._access: dict[_AccessKey, _Grants] = {}
+        self._narrowed: dict[tuple[_AccessKey, tuple[str, ...]], _Grants] = {}
+
+    # ---------------------------------------------------------------- each document on its own
+
+    def take(self, source: SourceDocument) -> None:
+        """Checks one document by itself and keeps it."""
+        place = _Place(source.file, source.line, source.number)
+        document = self._validated(source, place)
+        match document:
+            case IssuerDocument():
+                self._issuers.append((document, place, source.folder))
+            case ResourceDocument():
+                self._resource_documents.append((document, place))
+            case RoleDocument():
+                self._role_documents.append((document, place))
+            case GuardrailDocument():
+                self._guardrail_documents.append((document, place))
+            case ServiceAccountDocument():
+                self._drafts.append(self._draft(document, place, source.folder))
+            case None:
+                pass
+
+    def _validated(self, source: SourceDocument, place: _Place) -> Document | None:
+        value = source.value
+        if not isinstance(value, dict):
+            self._nameless = True
+            self._problems.append(place.problem((), f"expected a mapping with kind and name, got {described(value)}"))
+            return None
+        kind = value.get("kind")
+        model = KINDS.get(kind) if isinstance(kind, str) else None
+        if model is None:
+            self._nameless = True
+            given = f"must be one of {', '.join(KINDS)}, not {described(kind)}" if "kind" in value else "is missing"
+            self._problems.append(place.problem(("kind",), given, nearest(kind, KINDS)))
+            return None
+        # The name counts as taken even if the rest is wrong: what refers to it is not wrong as well.
+        self._claim_name(cast("str", kind), value.get("name"), place)
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            self._problems += problems_of(error, place.file, lambda _path: place.line, model, place.number)
+            return None
+
+    def _claim_name(self, kind: str, name: Any, place: _Place) -> None:
+        if not isinstance(name, str):
+            return
+        first = self._names[kind].setdefault(name, place)
+        if first is not place:
+            words = f"another {kind} is called {described(name)[1:-1]} ({first.file}:{first.line})"
+            self._problems.append(place.problem(("name",), words))
+
+    def _draft(self, document: ServiceAccountDocument, place: _Place, folder: str) -> _DraftAccount:
+        names = [rule.name or f"rule-{position}" for position, rule in enumerate(document.trust, 1)]
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                self._problems.append(
+                    place.problem(("trust", position, "name"), f"another rule of this account is called {name}")
+                )
+        claims = self._mapped(document.token_claims, place, ())
+        for position, test in enumerate(document.tests):
+            self._check_test(test, place, ("tests", position))
+        return _DraftAccount(
+            place=place,
+            name=document.name,
+            owner=document.owner,
+            access=self._shared((document.roles, _access_of(document.access))),
+            rules=tuple(
+                self._draft_rule(rule, names[position], place, ("trust", position), claims)
+                for position, rule in enumerate(document.trust)
+            ),
+            token_lifetime_seconds=document.token_lifetime,
+            rate_limit=self._shared(document.rate_limit),
+            credentials=_with_folder(document.credentials, folder),
+            tests=document.tests,
+        )
+
+    def _draft_rule(
+        self, rule: TrustDocument, name: str, place: _Place, path: Path, account_claims: tuple[Mapped, ...]
+    ) -> _DraftRule:
+        if not rule.match and not rule.like and rule.when is None:
+            words = "would trust every token of the issuer: add match, like or when"
+            self._problems.append(place.problem(path, words))
+        match, match_errors = parse_match(rule.match)
+        like, like_errors = parse_like(rule.like)
+        self._problems += [place.problem((*path, "match", *error.path), str(error)) for error in match_errors]
+        self._problems += [place.problem((*path, "like", *error.path), str(error)) for error in like_errors]
+        when = self._condition(rule.when, place, (*path, "when"))
+        claims = self._mapped(rule.token_claims, place, path)
+        own = {mapped.name for mapped in claims}
+        paths = [one.path for one in match] + [one.path for one in like] + list(when.paths if when else ())
+        return _DraftRule(
+            name=intern(name),
+            issuer=intern(rule.issuer),
+            match=self._shared(tuple(match)),
+            like=self._shared(tuple(like)),
+            when=when,
+            scopes=self._shared(rule.scopes),
+            token_lifetime_seconds=rule.token_lifetime,
+            token_claims=tuple(mapped for mapped in account_claims if mapped.name not in own) + claims,
+            paths=self._shared(tuple(dict.fromkeys(paths))),
+        )
+
+    def _condition(self, source: str | None, place: _Place, path: Path) -> Condition | None:
+        if source is None:
+            return None
+        if source not in self._conditions:
+            try:
+                self._conditions[source] = parse_condition(source)
+            except CelError as error:
+                self._problems.append(place.problem(path, str(error), error.suggestion))
+                return None
+        return self._conditions[source]
+
+    def _mapped(self, written: Mapping[str, str], place: _Place, above: Path) -> tuple[Mapped, ...]:
+        found = []
+        for name, source in written.items():
+            path = (*above, "token_claims", name)
+            if name in RESERVED_CLAIMS:
+                self._problems.append(place.problem(path, "is a claim that only the gateway sets"))
+                continue
+            try:
+                found.append(self._shared_mapped(name, source))
+            except CelError as error:
+                self._problems.append(place.problem(path, str(error), error.suggestion))
+        return tuple(found)
+
+    def _shared_mapped(self, name: str, source: str) -> Mapped:
+        key = ("token_claims", name, source)
+        if key not in self._known:
+            self._known[key] = parse_mapped(name, source)
+        return cast("Mapped", self._known[key])
+
+    def _check_test(self, test: InlineTest, place: _Place, path: Path) -> None:
+        if test.scope is not None:
+            try:
+                parse_scope(test.scope)
+            except Refusal as refusal:
+                self._problems.append(place.problem((*path, "scope"), refusal.public))
+        if test.expect.deny is not None and test.expect.deny not in DECISION_REASONS:
+            words = f"no decision has the reason {described(test.expect.deny)[1:-1]}"
+            near = nearest(test.expect.deny, DECISION_REASONS)
+            self._problems.append(place.problem((*path, "expect", "deny"), words, near))
+        for fraction in _fractions(test.claims, (*path, "claims")):
+            self._problems.append(place.problem(fraction, "a claim is never a fraction: write it in quotes"))
+
+    def _shared(self, value: _Shared) -> _Shared:
+        """An equal value met before, or this one: a hundred thousand accounts say much the same."""
+        return cast("_Shared", self._known.setdefault(value, value))
+
+    # ---------------------------------------------------------------- all documents together
+
+    def finish(self, number: int) -> Generation:
+        """Resolves the references, compiles, runs the inline tests. Raises ``PolicyProblems``."""
+        issuers = [one for one in map(self._issuer, self._issuers) if one is not None]
+        self._warn_of_shared_discovery(issuers)
+        conditions = {
+            document.name: condition
+            for document, place, _ in self._issuers
+            if (condition := self._condition(document.when, place, ("when",))) is not None
+        }
+        for resource_document, place in self._resource_documents:
+            self._add_resource(resource_document, place)
+        for role, place in self._role_documents:
+            self._roles[role.name] = _access_of(role.access)
+            self._check_access(self._roles[role.name], place)
+        guardrails = self._guardrails()
+        counted = sum(len(draft.rules) for draft in self._drafts)
+        accounts, tests = self._accounts()
+        if self._unread or self._problems:
+            raise PolicyProblems(self._unread + self._problems)
+        generation = Generation(
+            number=number,
+            issuers=tuple(issuers),
+            issuer_conditions=conditions,
+            guardrails=guardrails,
+            resources=self._resources,
+            resources_by_identifier={resource.identifier: resource for resource in self._resources.values()},
+            service_accounts=accounts,
+            index=index_rules(rule for account in accounts.values() for rule in account.rules),
+            counts=Counts(
+                issuers=len(issuers),
+                resources=len(self._resources),
+                roles=len(self._roles),
+                service_accounts=len(accounts),
+                trust_rules=counted,
+                guardrails=len(self._guardrail_documents),
+                tests=len(tests),
+            ),
+            warnings=tuple(self._warnings),
+        )
+        if failed := failures(generation, tests):
+            raise PolicyProblems(failed)
+        return generation
+
+    def _issuer(self, kept: tuple[IssuerDocument, _Place, str]) -> TrustedIssuer | None:
+        document, place, folder = kept
+        preset = self._presets.get(document.preset)
+        if preset is None:
+            words = f"no preset is called {document.preset}"
+            self._problems.append(place.problem(("preset",), words, nearest(document.preset, self._presets)))
+            return None
+        url = document.url or preset.url
+        if url is None:
+            self._problems.append(
+                place.problem(("url",), f"is missing: the preset {preset.name} stands for many issuers")
+            )
+            return None
+        self._check_https(url, place, ("url",))
+        if not re.fullmatch(preset.url_pattern, url):
+            words = f"{url} does not look like an issuer of {preset.title}"
+            self._warnings.append(place.problem(("url",), words))
+        audiences = self._audiences(document, preset, url, place)
+        return TrustedIssuer(
+            name=document.name,
+            preset=preset.name,
+            url=url,
+            audiences=audiences,
+            algorithms=frozenset(document.algorithms or preset.algorithms),
+            keys=self._key_sources.get(document.name) or self._key_source(document, preset, url, place, folder),
+            claims=preset.claims,
+            companion_audiences=frozenset(document.companion_audiences),
+            reserved_audiences=(preset.reserved_audiences | {url}) - audiences,
+            token_types=_token_types(document.token_types) or preset.token_types,
+            subject_pattern=preset.subject_pattern,
+            leeway_seconds=document.leeway,
+            max_token_age_seconds=document.max_token_age or preset.max_token_age_seconds,
+            max_token_lifetime_seconds=document.max_token_lifetime or preset.max_token_lifetime_seconds,
+            allow_missing_kid=document.allow_missing_kid,
+            replay=document.replay,
+            bound_to_subject_token=document.bound_to_subject_token,
+            explain_denials=document.explain_denials,
+        )
+
+    def _audiences(self, document: IssuerDocument, preset: Preset, url: str, place: _Place) -> frozenset[str]:
+        audiences = document.audiences or (self._gateway_issuer,)
+        for position, audience in enumerate(audiences):
+            reserved = self._is_reserved_audience(audience) or audience in preset.reserved_audiences or audience == url
+            if reserved and not document.allow_reserved_audiences:
+                path: Path = ("audiences", position) if document.audiences else ("audiences",)
+                words = f"{audience} belongs to another relying party: whoever gets such a token could use it here"
+                self._problems.append(place.problem(path, words))
+        return frozenset(audiences)
+
+    def _key_source(self, document: IssuerDocument, preset: Preset, url: str, place: _Place, folder: str) -> KeySource:
+        keys = document.keys
+        for name in ("discovery_url", "jwks_uri"):
+            if (target := getattr(keys, name)) is not None:
+                self._check_https(target, place, ("keys", name))
+        if keys.jwks is not None:
+            self._check_key_set(keys.jwks, place, ("keys", "jwks"))
+        anywhere = keys.discovery_url or keys.jwks_uri or keys.jwks_file or keys.jwks
+        # OpenID Connect Discovery section 4.1: one trailing slash goes before the path is appended.
+        discovery = f"{url.removesuffix('/')}/.well-known/openid-configuration"
+        return KeySource(
+            discovery_url=keys.discovery_url if anywhere is not None else discovery,
+            jwks_uri=keys.jwks_uri,
+            jwks_file=_within(folder, keys.jwks_file),
+            jwks=keys.jwks,
+            ca_file=_within(folder, keys.ca_file),
+            bearer_token_file=_within(folder, keys.bearer_token_file),
+            private_network=preset.private_network if keys.private_network is None else keys.private_network,
+            insecure_http=self._insecure_http,
+            refresh_every_seconds=keys.refresh_every,
+            max_age_seconds=keys.max_age,
+        )
+
+    def _check_https(self, url: str, place: _Place, path: Path) -> None:
+        if urlsplit(url).scheme != "https" and not self._insecure_http:
+            self._problems.append(place.problem(path, f"must be https: {url}"))
+
+    def _check_key_set(self, jwks: Mapping[str, Any], place: _Place, path: Path) -> None:
+        keys = jwks.get("keys")
+        if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
+            self._problems.append(place.problem((*path, "keys"), "a key set holds a list of keys (RFC 7517 section 5)"))
+            return
+        for position, key in enumerate(keys):
+            if any(member in key for member in _PRIVATE_MEMBERS):
+                words = "holds a private or symmetric key: remove it here, and replace it where it was made"
+                self._problems.append(place.problem((*path, "keys", position), words))
+
+    def _warn_of_shared_discovery(self, issuers: list[TrustedIssuer]) -> None:
+        places = {document.name: place for document, place, _ in self._issuers}
+        seen: dict[tuple[str, str], str] = {}
+        for issuer in issuers:
+            if issuer.keys.discovery_url is None:
+                continue
+            other = seen.setdefault((issuer.url, issuer.keys.discovery_url), issuer.name)
+            if other != issuer.name:
+                words = f"{other} has this url and the same discovery document: nothing tells the two apart"
+                self._warnings.append(places[issuer.name].problem(("url",), words))
+
+    def _add_resource(self, document: ResourceDocument, place: _Place) -> None:
+        for answer in {document.identifier, document.name}:
+            other = self._answering.setdefault(answer, document.name)
+            if other != document.name:
+                words = f"the Resource {other} answers to {answer}, too"
+                self._problems.append(place.problem(("identifier",), words))
+        if document.identifier == self._gateway_issuer:
+            words = "is the gateway's own issuer: tokens for it could be traded for others"
+            self._problems.append(place.problem(("identifier",), words))
+        if document.sender_constraint != "none":
+            words = (
+                f"{document.sender_constraint}: this version mints bearer tokens alone, which would be less than asked"
+            )
+            self._problems.append(place.problem(("sender_constraint",), words))
+        for position, name in enumerate(document.served_by):
+            self._check_reference("ServiceAccount", name, place, ("served_by", position))
+        self._resources[document.name] = Resource(
+            name=document.name,
+            identifier=document.identifier,
+            scopes=tuple(document.scopes),
+            descriptions=tuple(text or "" for text in document.scopes.values()),
+            token_lifetime_seconds=document.token_lifetime,
+            sender_constraint=document.sender_constraint,
+            served_by=frozenset(document.served_by),
+        )
+
+    def _guardrails(self) -> dict[str, tuple[Guardrail, ...]]:
+        found: dict[str, list[Guardrail]] = {}
+        for document, place in self._guardrail_documents:
+            condition = self._condition(document.deny_when, place, ("deny_when",))
+            if document.issuer is not None:
+                self._check_reference("Issuer", document.issuer, place, ("issuer",))
+            if condition is None:
+                continue
+            for issuer in self._names["Issuer"] if document.issuer is None else [document.issuer]:
+                found.setdefault(issuer, []).append(Guardrail(document.name, condition))
+        return {issuer: tuple(guardrails) for issuer, guardrails in found.items()}
+
+    def _accounts(self) -> tuple[dict[str, ServiceAccount], list[TestCase]]:
+        accounts: dict[str, ServiceAccount] = {}
+        tests: list[TestCase] = []
+        ordinal = 0
+        self._drafts.reverse()
+        while self._drafts:
+            draft = self._drafts.pop()
+            accounts[draft.name] = self._account(draft, ordinal)
+            ordinal += len(draft.rules)
+            for position, test in enumerate(draft.tests):
+                self._check_reference("Issuer", test.issuer, draft.place, ("tests", position, "issuer"))
+                where = draft.place.problem(("tests", position), "")
+                tests.append(TestCase(draft.name, test, where))
+        return accounts, tests
+
+    def _account(self, draft: _DraftAccount, ordinal: int) -> ServiceAccount:
+        access = self._access_of_account(draft)
+        is_complete = draft.access in self._access
+        granted = {scope for scopes in access.values() for scope in scopes}
+        if draft.rules and is_complete and not access:
+            self._warnings.append(draft.place.problem((), f"{draft.name} has trust rules, but no access to anything"))
+        for position, rule in enumerate(draft.rules):
+            path = ("trust", position)
+            self._check_reference("Issuer", rule.issuer, draft.place, (*path, "issuer"))
+            for inner, scope in enumerate(rule.scopes or ()):
+                if scope not in granted and is_complete:
+                    words = f"{scope} is not in the access of this service account"
+                    is_real = any(scope in resource.scopes for resource in self._resources.values())
+                    near = "" if is_real else nearest(scope, granted)
+                    self._problems.append(draft.place.problem((*path, "scopes", inner), words, near))
+        return ServiceAccount(
+            name=draft.name,
+            owner=draft.owner,
+            access=access,
+            rules=tuple(
+                self._rule(rule, draft, access, ordinal + position) for position, rule in enumerate(draft.rules)
+            ),
+            token_lifetime_seconds=draft.token_lifetime_seconds,
+            rate_limit=draft.rate_limit,
+            credentials=draft.credentials,
+            file=draft.place.file,
+        )
+
+    def _rule(self, rule: _DraftRule, draft: _DraftAccount, access: _Grants, ordinal: int) -> TrustRule:
+        lifetimes = [
+            seconds for seconds in (rule.token_lifetime_seconds, draft.token_lifetime_seconds) if seconds is not None
+        ]
+        return TrustRule(
+            service_account=draft.name,
+            name=rule.name,
+            ordinal=ordinal,
+            issuer=rule.issuer,
+            match=rule.match,
+            like=rule.like,
+            when=rule.when,
+            grants=self._narrowed_access(draft.access, access, rule.scopes),
+            token_lifetime_seconds=min(lifetimes, default=None),
+            token_claims=rule.token_claims,
+            paths=rule.paths,
+        )
+
+    def _narrowed_access(self, key: _AccessKey, access: _Grants, scopes: tuple[str, ...] | None) -> _Grants:
+        if scopes is None:
+            return access
+        if (key, scopes) not in self._narrowed:
+            narrowed = {name: tuple(one for one in granted if one in scopes) for name, granted in access.items()}
+            self._narrowed[key, scopes] = {name: granted for name, granted in narrowed.items() if granted}
+        return self._narrowed[key, scopes]
+
+    def _access_of_account(self, draft: _DraftAccount) -> _Grants:
+        """What the account may ask for: its roles' access and its own together, scopes in the resource's order."""
+        if draft.access in self._access:
+            return self._access[draft.access]
+        roles, own = draft.access
+        before = len(self._problems)
+        for position, name in enumerate(roles):
+            self._check_reference("Role", name, draft.place, ("roles", position))
+        self._check_access(own, draft.place)
+        found: dict[str, set[str]] = {}
+        for name, scopes in (*(pair for role in roles for pair in self._roles.get(role, ())), *own):
+            found.setdefault(name, set()).update(scopes)
+        access = {
+            name: tuple(scope for scope in self._resources[name].scopes if scope in scopes)
+            for name, scopes in found.items()
+            if name in self._resources
+        }
+        if len(self._problems) == before:
+            self._access[draft.access] = access
+        return access
+
+    def _check_access(self, access: _Access, place: _Place) -> None:
+        for position, (name, scopes) in enumerate(access):
+            path: Path = ("access", position)
+            self._check_reference("Resource", name, place, (*path, "resource"))
+            resource = self._resources.get(name)
+            for inner, scope in enumerate(scopes):
+                if resource is not None and scope not in resource.scopes:
+                    words = f"{scope} is not a scope of {name}"
+                    self._problems.append(
+                        place.problem((*path, "scopes", inner), words, nearest(scope, resource.scopes))
+                    )
+
+    def _check_reference(self, kind: str, name: str, place: _Place, path: Path) -> None:
+        known: Collection[str] = self._names[kind]
+        # What could not be read may be what is referred to: repairing that comes first.
+        if name not in known and not self._unread and not self._nameless:
+            self._problems.append(place.problem(path, f"no {kind} is called {name}", nearest(name, known)))
+
+
+def _access_of(access: tuple[Access, ...]) -> _Access:
+    return tuple((one.resource, one.scopes) for one in access)
+
+
+def _with_folder(credentials: Credentials | None, folder: str) -> Credentials | None:
+    if credentials is None or credentials.keys is None or credentials.keys.jwks_file is None:
+        return credentials
+    keys = credentials.keys.model_copy(update={"jwks_file": _within(folder, credentials.keys.jwks_file)})
+    return credentials.model_copy(update={"keys": keys})
+
+
+def _within(folder: str, name: str | None) -> str | None:
+    return None if name is None else str(PurePath(folder) / name)
+
+
+def _token_types(written: tuple[str, ...] | None) -> frozenset[str]:
+    return frozenset(text.lower().removeprefix("application/") for text in written or ())
+
+
+def _fractions(value: Any, path: Path) -> Iterator[Path]:
+    """Where in a value of a file there is a fraction."""
+    if isinstance(value, float):
+        yield path
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            yield from _fractions(member, (*path, name))
+    elif isinstance(value, list):
+        for position, member in enumerate(value):
+            yield from _fractions(member, (*path, position))

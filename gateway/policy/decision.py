@@ -1,0 +1,329 @@
+"""What may this workload do? One pure function over a generation.
+
+The order of the checks: the issuer's condition, guardrails, service account, resource, scopes, lifetime, claims.
+Denied is the default. A denial is explained (``trace``, ``wanted``), a grant says what it looked at.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gateway.model import Check, ClaimPath, Claims, Decision, Entitlement, TokenRequest, Workload
+from gateway.oauth.reasons import GRANTED
+from gateway.policy.cel import Condition, Mapped, Unknown
+from gateway.policy.conditions import Like, Match, claim_at
+from gateway.policy.generation import Generation, Resource, ServiceAccount, TrustRule
+from gateway.policy.problems import path_text
+
+MAX_TRACED_RULES = 20
+MAX_RULES_EXPLAINED = 200
+"""Of more rules that failed, the first so many are looked at again for the trace: a denial stays cheap."""
+MAX_CANDIDATES = 20
+
+_SHOWN_CHARACTERS = 120
+
+
+def decide(generation: Generation, workload: Workload, request: TokenRequest) -> Decision:
+    """Whether this workload gets what it asks for, and why (not). Reads no clock, does no I/O, never raises.
+
+    ``lifetime_seconds`` of the entitlement is the least of resource, service account, rule and request; the rest of
+    the subject token's life, where the issuer binds to it, is for whoever mints to mind.
+    """
+    issuer, claims = workload.issuer.name, workload.claims
+    refused = _refused_before_trust(generation, issuer, claims)
+    if refused is not None:
+        return refused
+    if request.client_id is not None:
+        account = generation.service_accounts.get(request.client_id)
+        if account is None:
+            return _denial(
+                generation,
+                "unknown_service_account",
+                wanted=f"no service account is called {_shown(request.client_id)}",
+            )
+        rules: Sequence[TrustRule] = [rule for rule in account.rules if rule.issuer == issuer]
+        admitting = [rule for rule in rules if rule.admits(claims)]
+    else:
+        index = generation.index.get(issuer)
+        rules = index.candidates(claims) if index is not None else ()
+        admitting = [rule for rule in rules if rule.admits(claims)]
+        admitting.sort(key=_ordinal)
+        names = tuple(dict.fromkeys(rule.service_account for rule in admitting))
+        if len(names) > 1:
+            wanted = f"client_id: the workload may become {_listed(names)}"
+            return _denial(generation, "ambiguous_service_account", wanted=wanted, candidates=names[:MAX_CANDIDATES])
+        account = generation.service_accounts[names[0]] if names else None
+    if account is None or not admitting:
+        return _no_trust(generation, workload, account, rules)
+    return _entitled(generation, account, admitting, workload, request)
+
+
+def _refused_before_trust(generation: Generation, issuer: str, claims: Claims) -> Decision | None:
+    condition = generation.issuer_conditions.get(issuer)
+    if condition is not None and not condition.holds(claims, issuer):
+        check = _condition_check(f"issuer/{issuer}", condition, claims, issuer)
+        return _denial(generation, "issuer_condition_failed", wanted=_sentence(check), trace=(check,))
+    for guardrail in generation.guardrails.get(issuer, ()):
+        # An error is a denial, too: a guardrail that cannot be worked out protects nobody.
+        if not guardrail.deny_when.is_false(claims, issuer):
+            check = _guardrail_check(f"guardrail/{guardrail.name}", guardrail.deny_when, claims, issuer)
+            return _denial(generation, "denied_by_guardrail", wanted=_sentence(check), trace=(check,))
+    return None
+
+
+def _entitled(
+    generation: Generation,
+    account: ServiceAccount,
+    admitting: Sequence[TrustRule],
+    workload: Workload,
+    request: TokenRequest,
+) -> Decision:
+    """The answer for a workload that is this service account by these rules, in file order."""
+    resource = _resource(generation, account, request)
+    if not isinstance(resource, Resource):
+        reason, wanted = resource
+        return _denial(generation, reason, account, wanted=wanted)
+    for rule in admitting:
+        granted = rule.grants.get(resource.name)
+        if granted is not None and (request.scopes is None or all(scope in granted for scope in request.scopes)):
+            return _grant(generation, resource, rule, granted, workload=workload, request=request)
+    return _not_granted(generation, account, admitting[0], resource, request)
+
+
+def _resource(generation: Generation, account: ServiceAccount, request: TokenRequest) -> Resource | tuple[str, str]:
+    """The resource in question, or the reason why there is none, and what was wanted."""
+    if request.resource is None:
+        if len(account.access) == 1:
+            return generation.resources[next(iter(account.access))]
+        if not account.access:
+            return "resource_not_granted", f"{account.name} has no access to any resource"
+        return "ambiguous_resource", f"{account.name} has the resources {_listed(tuple(account.access))}"
+    resource = generation.resource(request.resource)
+    if resource is None:
+        return "unknown_resource", f"no resource has the identifier or name {_shown(request.resource)}"
+    if resource.name not in account.access:
+        has = f"it has {_listed(tuple(account.access))}" if account.access else "it has none"
+        return "resource_not_granted", f"{account.name} has no access to {resource.name}; {has}"
+    return resource
+
+
+def _grant(
+    generation: Generation,
+    resource: Resource,
+    rule: TrustRule,
+    granted: tuple[str, ...],
+    *,
+    workload: Workload,
+    request: TokenRequest,
+) -> Decision:
+    claims = workload.claims
+    mapped: dict[str, Any] = {}
+    for mapping in rule.token_claims:
+        value = mapping.value(claims, rule.issuer)
+        if isinstance(value, Unknown):
+            return _unmappable(generation, rule, mapping, value)
+        mapped[mapping.name] = value
+    asked = request.scopes
+    lifetime = resource.token_lifetime_seconds
+    if rule.token_lifetime_seconds is not None and rule.token_lifetime_seconds < lifetime:
+        lifetime = rule.token_lifetime_seconds
+    if request.lifetime_seconds is not None and request.lifetime_seconds < lifetime:
+        lifetime = request.lifetime_seconds
+    return Decision(
+        reason=GRANTED,
+        entitlement=Entitlement(
+            service_account=rule.service_account,
+            rule=rule.name,
+            resource=resource.name,
+            audience=resource.identifier,
+            scopes=granted if asked is None else tuple([scope for scope in granted if scope in asked]),
+            lifetime_seconds=lifetime,
+            claims=mapped,
+        ),
+        generation=generation.number,
+        service_account=rule.service_account,
+        looked_at=tuple([(path, claim_at(claims, path)) for path in rule.paths]),
+    )
+
+
+def _ordinal(rule: TrustRule) -> int:
+    return rule.ordinal
+
+
+# ---------------------------------------------------------------- saying no
+
+
+def _denial(
+    generation: Generation,
+    reason: str,
+    account: ServiceAccount | None = None,
+    *,
+    wanted: str,
+    trace: tuple[Check, ...] = (),
+    candidates: tuple[str, ...] = (),
+) -> Decision:
+    return Decision(
+        reason=reason,
+        entitlement=None,
+        generation=generation.number,
+        service_account=account.name if account is not None else None,
+        candidates=candidates,
+        trace=trace,
+        wanted=wanted,
+    )
+
+
+def _no_trust(
+    generation: Generation, workload: Workload, account: ServiceAccount | None, rules: Sequence[TrustRule]
+) -> Decision:
+    trace = _nearest_checks(rules, workload.claims)
+    if trace:
+        wanted = _sentence(trace[0])
+    elif account is not None:
+        wanted = f"{account.name} has no trust rule for the issuer {workload.issuer.name}"
+    else:
+        wanted = _nothing_near(generation, workload)
+    return _denial(generation, "no_matching_trust", account, wanted=wanted, trace=trace)
+
+
+def _not_granted(
+    generation: Generation, account: ServiceAccount, rule: TrustRule, resource: Resource, request: TokenRequest
+) -> Decision:
+    granted = rule.grants.get(resource.name, ())
+    if not granted:
+        wanted = f"{rule.label} grants nothing at {resource.name}"
+        return _denial(
+            generation, "scope_not_granted" if request.scopes else "resource_not_granted", account, wanted=wanted
+        )
+    missing = [scope for scope in request.scopes or () if scope not in granted]
+    wanted = f"{rule.label} grants {_listed(granted)} at {resource.name}, not {_listed(missing)}"
+    return _denial(generation, "scope_not_granted", account, wanted=wanted)
+
+
+def _unmappable(generation: Generation, rule: TrustRule, mapping: Mapped, value: Unknown) -> Decision:
+    account = generation.service_accounts[rule.service_account]
+    wanted = f"{rule.label} maps {mapping.source} to the claim {mapping.name}: {value.why}"
+    return _denial(generation, "unmappable_claim", account, wanted=wanted[: 4 * _SHOWN_CHARACTERS])
+
+
+def _nothing_near(generation: Generation, workload: Workload) -> str:
+    index = generation.index.get(workload.issuer.name)
+    if index is None:
+        return f"no trust rule names the issuer {workload.issuer.name}"
+    looked_up = ", ".join(
+        f"{path_text(path)}: {_seen(claim_at(workload.claims, path))}" for path, _ in index.buckets[:5]
+    )
+    return f"no trust rule for the issuer {workload.issuer.name} names these claims; seen: {looked_up}"
+
+
+# ---------------------------------------------------------------- explaining
+
+
+def _nearest_checks(rules: Sequence[TrustRule], claims: Claims) -> tuple[Check, ...]:
+    """The first failing check of each rule, those of the rules that passed most checks first."""
+    failed = [_first_failing(rule, claims) for rule in sorted(rules, key=_ordinal)[:MAX_RULES_EXPLAINED]]
+    failed.sort(key=lambda passed_and_check: -passed_and_check[0])
+    return tuple(check for _, check in failed[:MAX_TRACED_RULES])
+
+
+def _first_failing(rule: TrustRule, claims: Claims) -> tuple[int, Check]:
+    """How many checks of a rule that did not admit these claims passed, and the next one."""
+    passed = 0
+    conditions: tuple[Match | Like, ...] = (*rule.match, *rule.like)
+    for condition in conditions:
+        if not condition.holds(claims):
+            return passed, _claim_check(rule.label, condition, claims)
+        passed += 1
+    assert rule.when is not None
+    return passed, _condition_check(rule.label, rule.when, claims, rule.issuer)
+
+
+def _claim_check(label: str, condition: Match | Like, claims: Claims) -> Check:
+    seen = claim_at(claims, condition.path)
+    kind = "match" if isinstance(condition, Match) else "like"
+    wanted = condition.wanted[0] if len(condition.wanted) == 1 else list(condition.wanted)
+    return Check(
+        rule=label,
+        kind="match" if kind == "match" else "like",
+        path=condition.path,
+        wanted=wanted,
+        seen=seen,
+        passed=False,
+        note=_near_miss(condition.wanted, seen),
+    )
+
+
+def _condition_check(label: str, condition: Condition, claims: Claims, issuer: str) -> Check:
+    return Check(
+        rule=label,
+        kind="when",
+        path=condition.paths[0] if len(condition.paths) == 1 else (),
+        wanted=condition.source,
+        seen=_values_at(condition.paths, claims),
+        passed=False,
+        note=condition.why_unknown(claims, issuer)[:_SHOWN_CHARACTERS],
+    )
+
+
+def _guardrail_check(label: str, condition: Condition, claims: Claims, issuer: str) -> Check:
+    return Check(
+        rule=label,
+        kind="guardrail",
+        path=condition.paths[0] if len(condition.paths) == 1 else (),
+        wanted=condition.source,
+        seen=_values_at(condition.paths, claims),
+        passed=False,
+        note=condition.why_unknown(claims, issuer)[:_SHOWN_CHARACTERS],
+    )
+
+
+def _values_at(paths: Iterable[ClaimPath], claims: Claims) -> Any:
+    return {path_text(path): claim_at(claims, path) for path in paths}
+
+
+def _near_miss(wanted: Sequence[Any], seen: Any) -> str:
+    """The small differences that cost people a day."""
+    if seen is None or isinstance(seen, list | dict):
+        return ""
+    for one in wanted:
+        if type(one) is not type(seen):
+            if str(one).lower() == str(seen).lower():
+                return f"the claim is {_type(seen)}, the rule wants {_type(one)}"
+        elif isinstance(seen, str) and one.lower() == seen.lower():
+            return "differs in upper and lower case only"
+        elif isinstance(seen, str) and one.rstrip("/") == seen.rstrip("/"):
+            return "differs in a slash at the end only"
+    return ""
+
+
+def _sentence(check: Check) -> str:
+    """One failing check in words, for operators."""
+    note = f" ({check.note})" if check.note else ""
+    if check.kind in {"when", "guardrail"}:
+        verb = "wants" if check.kind == "when" else "refuses"
+        seen = ", ".join(f"{name}: {_seen(value)}" for name, value in check.seen.items())
+        return f"{check.rule} {verb} {_shown(check.wanted)}" + (f"; seen: {seen}" if seen else "") + note
+    options = check.wanted if isinstance(check.wanted, list) else [check.wanted]
+    how = "like" if check.kind == "like" else ""
+    choice = f"one of {_listed(options)}" if len(options) > 1 else _shown(options[0])
+    wanted = " ".join(part for part in (path_text(check.path), how, choice) if part)
+    return f"{check.rule} wants {wanted}; seen: {_seen(check.seen)}{note}"
+
+
+def _type(value: object) -> str:
+    return {bool: "a boolean", int: "a number", str: "text"}[type(value)]
+
+
+def _seen(value: Any) -> str:
+    return "absent" if value is None else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """A value on one line: texts as they are where that is unmistakable, anything else as JSON."""
+    text = value if isinstance(value, str) and value and value.isprintable() else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def _listed(values: Sequence[Any], limit: int = 10) -> str:
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(map(_shown, values[:limit])) + more

@@ -1,0 +1,112 @@
+"""What may be done with an access token of our own as the subject: narrow it, or pass a call on as its actor.
+
+Pure. Both only ever give less than the token has: the end of its life is the caller's to keep (``not_after``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gateway.model import Decision, Entitlement, TokenRequest, Workload
+from gateway.policy.decision import decide
+from gateway.policy.generation import Generation, Resource, ServiceAccount
+
+MAX_ACTORS = 3
+"""How often a call may be passed on: the depth of ``act`` in a token (RFC 8693 §4.1)."""
+
+
+def decide_narrowing(
+    generation: Generation, service_account: str, audience: str, scopes: tuple[str, ...], request: TokenRequest
+) -> Decision:
+    """Whether a token for ``audience`` with ``scopes`` may become one for the same resource with fewer scopes.
+
+    The policy in force counts, not the one under which the token was minted: what it no longer grants is not given.
+    """
+    account = generation.service_accounts.get(service_account)
+    resource = generation.resources_by_identifier.get(audience)
+    if account is None or request.client_id not in {None, service_account}:
+        return _denied("unknown_service_account", generation, service_account)
+    if resource is None or resource.name not in account.access:
+        return _denied("resource_not_granted", generation, service_account)
+    if request.resource is not None and generation.resource(request.resource) is not resource:
+        return _denied("narrowing_only", generation, service_account)
+    granted = tuple(scope for scope in account.access[resource.name] if scope in scopes)
+    return _entitle("narrowed", generation, account, resource, granted, request)
+
+
+def decide_delegation(
+    generation: Generation,
+    service_account: str,
+    audience: str,
+    act: Mapping[str, Any],
+    actor: Workload,
+    request: TokenRequest,
+) -> Decision:
+    """Whether the workload ``actor``, called with a token of ``service_account`` for ``audience``, may call on in its
+    name (RFC 8693 §1.1: delegation).
+
+    It may when it is (by its trust rules) a service account that serves the token's resource, and gets at the next
+    resource no more than both of them may have there.
+    """
+    account = generation.service_accounts.get(service_account)
+    called = generation.resources_by_identifier.get(audience)
+    if account is None or called is None:
+        return _denied("unknown_service_account", generation, service_account)
+    if actors_in(act) >= MAX_ACTORS:
+        return _denied("delegation_too_deep", generation, service_account)
+    as_actor = decide(generation, actor, replace(request, scopes=None))
+    if as_actor.entitlement is None:
+        return as_actor
+    if as_actor.entitlement.service_account not in called.served_by:
+        return _denied("actor_not_permitted", generation, service_account)
+    resource = generation.resources[as_actor.entitlement.resource]
+    if resource.name not in account.access:
+        return _denied("resource_not_granted", generation, service_account)
+    granted = tuple(scope for scope in account.access[resource.name] if scope in as_actor.entitlement.scopes)
+    decision = _entitle(as_actor.entitlement.rule, generation, account, resource, granted, request)
+    if decision.entitlement is None:
+        return decision
+    lifetime = min(decision.entitlement.lifetime_seconds, as_actor.entitlement.lifetime_seconds)
+    return replace(
+        decision,
+        entitlement=replace(decision.entitlement, lifetime_seconds=lifetime),
+        looked_at=as_actor.looked_at,
+    )
+
+
+def actors_in(act: Mapping[str, Any]) -> int:
+    """How many actors an ``act`` claim holds, the current one included."""
+    count = 0
+    while act:
+        count += 1
+        act = act.get("act") or {}
+    return count
+
+
+def _entitle(
+    rule: str,
+    generation: Generation,
+    account: ServiceAccount,
+    resource: Resource,
+    granted: tuple[str, ...],
+    request: TokenRequest,
+) -> Decision:
+    if request.scopes is not None:
+        if not set(request.scopes) <= set(granted):
+            return _denied("scope_not_granted", generation, account.name)
+        granted = tuple(scope for scope in granted if scope in request.scopes)
+    bounds = (resource.token_lifetime_seconds, account.token_lifetime_seconds, request.lifetime_seconds)
+    entitlement = Entitlement(
+        service_account=account.name,
+        rule=rule,
+        resource=resource.name,
+        audience=resource.identifier,
+        scopes=granted,
+        lifetime_seconds=min(bound for bound in bounds if bound is not None),
+        claims={},
+    )
+    return Decision("granted", entitlement, generation.number, account.name)
+
+
+def _denied(reason: str, generation: Generation, service_account: str) -> Decision:
+    return Decision(reason, None, generation.number, service_account)

@@ -1,0 +1,196 @@
+"""The policy files on disk: which there are, what is in them, and on which line something stands.
+
+The one reader of ``gateway/policy``; together with ``store.py`` the only part of it that does I/O.
+"""
+
+import hashlib
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gateway.policy.documents import SourceDocument
+from gateway.policy.problems import ConfigurationProblems, Locate, Problem
+from gateway.policy.yaml_reader import YamlDocument, lines_of, nearest_line, parse_yaml_document, read_documents
+
+MAX_FILE_BYTES = 8 * 1024 * 1024
+MAX_TOTAL_BYTES = 512 * 1024 * 1024
+MAX_FILES = 100_000
+MAX_FOLDER_DEPTH = 16
+SUFFIXES = frozenset({".yaml", ".yml"})
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class Sources:
+    """The policy files of a folder (or one file), read in order of their names.
+
+    After ``documents`` has run to its end, ``sha256`` names what was read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest over the names and the bytes of all files read so far."""
+        return self._digest.hexdigest()
+
+    def documents(self, problems: list[Problem]) -> Iterator[SourceDocument]:
+        """Every document of every file; what cannot be read is added to ``problems``."""
+        files = policy_files(self._folder, problems)
+        before = _signature(files)
+        found = False
+        for file, content in self._contents(files, problems):
+            text = _decoded(content, str(file), problems)
+            parent = str(file.parent.absolute())
+            documents: Iterator[YamlDocument] = read_documents(text, str(file), problems)
+            for one in documents:
+                found = True
+                yield SourceDocument(one.value, str(file), one.line, one.number, parent)
+        if not found and not problems:
+            # An empty folder is a mount that failed, not a wish to trust nobody.
+            problems.append(Problem(str(self._folder), 0, (), "holds no policy documents (*.yaml, *.yml)"))
+        if _signature(files) != before:
+            problems.append(Problem(str(self._folder), 0, (), "the files changed while they were read"))
+
+    def fingerprint(self) -> str:
+        """The digest that ``documents`` would end with now. Never raises: what cannot be read counts as absent."""
+        ignored: list[Problem] = []
+        for _ in self._contents(policy_files(self._folder, ignored), ignored):
+            pass
+        return self.sha256
+
+    def _contents(self, files: list[Path], problems: list[Problem]) -> Iterator[tuple[Path, bytes]]:
+        total = 0
+        for file in files:
+            try:
+                content = _bytes_of(file)
+            except (OSError, ConfigurationProblems) as error:
+                problems.extend(_reading_problems(error, str(file)))
+                continue
+            total += len(content)
+            if total > MAX_TOTAL_BYTES:
+                problems.append(Problem(str(file), 0, (), f"more than {MAX_TOTAL_BYTES // 2**20} MiB of policy files"))
+                return
+            self._digest.update(f"{file}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
+            self._digest.update(content)
+            yield file, content
+
+
+def load_yaml_document(file: Path) -> tuple[Any, Locate]:
+    """The one document of a YAML file, and a function from a path to its line.
+
+    Raises ``ConfigurationProblems``.
+    """
+    try:
+        content = _bytes_of(file)
+    except OSError as error:
+        raise ConfigurationProblems(_reading_problems(error, str(file))) from None
+    problems: list[Problem] = []
+    text = _decoded(content, str(file), problems)
+    if problems:
+        raise ConfigurationProblems(problems)
+    return parse_yaml_document(text, str(file))
+
+
+def policy_files(folder: Path, problems: list[Problem]) -> list[Path]:
+    """The ``*.yaml`` and ``*.yml`` files under a folder, sorted by path; a file stands for itself.
+
+    Hidden names are skipped, and with them the ``..data`` directories of a ConfigMap volume; links are followed.
+    """
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        problems.append(Problem(str(folder), 0, (), "no such folder"))
+        return []
+    found: list[Path] = []
+    _walk(folder, found, problems, frozenset())
+    if len(found) > MAX_FILES:
+        problems.append(Problem(str(folder), 0, (), f"more than {MAX_FILES} policy files"))
+    return found[:MAX_FILES]
+
+
+def locate_problems(problems: Iterable[Problem]) -> list[Problem]:
+    """The same problems on their exact lines: each file concerned is read once more."""
+    problems = list(problems)
+    numbers: dict[str, set[int]] = {}
+    for problem in problems:
+        if problem.path and problem.line:
+            numbers.setdefault(problem.file, set()).add(problem.document)
+    lines = {file: _lines_in(Path(file), wanted) for file, wanted in numbers.items()}
+    return [_located(problem, lines) for problem in problems]
+
+
+def _located(problem: Problem, lines: dict[str, dict[int, dict[tuple[str | int, ...], int]]]) -> Problem:
+    known = lines.get(problem.file, {}).get(problem.document)
+    if not known or not problem.path or not problem.line:
+        return problem
+    # A fault of the YAML itself already knows its line, which is at or below the one of its path.
+    return replace(problem, line=max(problem.line, nearest_line(known, problem.path)))
+
+
+def _lines_in(file: Path, wanted: set[int]) -> dict[int, dict[tuple[str | int, ...], int]]:
+    try:
+        return lines_of(_bytes_of(file).decode("utf-8"), wanted)
+    except (OSError, UnicodeDecodeError, ConfigurationProblems):
+        return {}
+
+
+def _walk(folder: Path, found: list[Path], problems: list[Problem], above: frozenset[Path]) -> None:
+    try:
+        here = folder.resolve(strict=True)
+        entries = sorted(folder.iterdir())
+    except (OSError, RuntimeError) as error:
+        problems.append(Problem(str(folder), 0, (), f"cannot be read: {error}"))
+        return
+    if here in above or len(above) >= MAX_FOLDER_DEPTH:
+        problems.append(Problem(str(folder), 0, (), "a folder within itself, or folders nested too deep"))
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            _walk(entry, found, problems, above | {here})
+        elif entry.suffix in SUFFIXES:
+            found.append(entry)
+
+
+def _bytes_of(file: Path) -> bytes:
+    if not stat.S_ISREG(file.stat().st_mode):  # before it is opened: to open a pipe is to wait
+        raise ConfigurationProblems([Problem(str(file), 0, (), "is not a regular file")])
+    with file.open("rb", buffering=0) as stream:
+        content = stream.read(MAX_FILE_BYTES + 1) or b""
+        while 0 < len(content) <= MAX_FILE_BYTES and (more := stream.read(MAX_FILE_BYTES + 1 - len(content))):
+            content += more
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigurationProblems([Problem(str(file), 0, (), f"is larger than {MAX_FILE_BYTES // 2**20} MiB")])
+    return content
+
+
+def _reading_problems(error: OSError | ConfigurationProblems, file: str) -> list[Problem]:
+    if isinstance(error, ConfigurationProblems):
+        return list(error.problems)
+    return [Problem(file, 0, (), f"cannot be read: {error.strerror or error}")]
+
+
+def _decoded(content: bytes, file: str, problems: list[Problem]) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problems.append(Problem(file, line, (), "is not UTF-8"))
+        return ""
+
+
+def _signature(files: list[Path]) -> _Signature:
+    found = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)

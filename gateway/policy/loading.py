@@ -1,0 +1,45 @@
+"""From a folder of policy files to a generation: reading and compiling in one pass."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.model import KeySource, Preset
+from gateway.policy.compiler import compile_documents
+from gateway.policy.files import Sources, locate_problems
+from gateway.policy.generation import Generation
+from gateway.policy.problems import PolicyProblems, Problem
+
+
+def load_policies(
+    folder: str | Path,
+    *,
+    presets: Mapping[str, Preset],
+    gateway_issuer: str,
+    insecure_http: bool,
+    number: int,
+    is_reserved_audience: Callable[[str], bool],
+    key_sources: Mapping[str, KeySource] | None = None,
+) -> Generation:
+    """The generation of the policy files in a folder (or of one file), checked, compiled, its inline tests passed.
+
+    ``key_sources`` replaces the keys of the issuers that it names. Raises ``PolicyProblems`` with everything that is
+    wrong, each with its file and line.
+    """
+    sources = Sources(Path(folder))
+    unread: list[Problem] = []
+    try:
+        generation = compile_documents(
+            sources.documents(unread),
+            presets=presets,
+            gateway_issuer=gateway_issuer,
+            insecure_http=insecure_http,
+            number=number,
+            is_reserved_audience=is_reserved_audience,
+            key_sources=key_sources,
+            unread=unread,
+        )
+    except PolicyProblems as found:
+        raise PolicyProblems(locate_problems(found.problems), found.left_out) from None
+    warnings = tuple(locate_problems(generation.warnings))
+    return replace(generation, warnings=warnings, sha256=sources.sha256)

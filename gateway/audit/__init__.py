@@ -1,0 +1,1 @@
+"""What was decided, written down before it takes effect."""

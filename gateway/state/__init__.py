@@ -1,0 +1,1 @@
+"""What replicas share. Imports nothing of the gateway but its words."""

@@ -1,0 +1,271 @@
+"""The hallway: one short function per way to ask, and the five steps that each of them walks in order.
+
+The order is a security property:
+
+1. who is calling?        cheap checks on the text come before any key set; the issuer is looked up in the
+                          configuration before anything is fetched; the signature is verified before a claim counts
+2. what may it do?        pure, on verified claims only
+3. has it been used?      a replay mark is set after the decision (a refused request burns no token)
+                          and before minting (two at once cannot both win)
+4. here is the token      minted for the entitlement, and never longer
+5. it was written down    the record is durable before the token leaves
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from gateway.audit.log import AuditLog
+from gateway.identity.trust import TrustStore
+from gateway.metrics import ExchangeMeter
+from gateway.model import (
+    AccessToken,
+    AuditRecord,
+    Claims,
+    Clock,
+    Decision,
+    Entitlement,
+    TokenRequest,
+    Workload,
+)
+from gateway.oauth.errors import Refusal, presented
+from gateway.oauth.parameters import TOKEN_TYPE_ACCESS_TOKEN
+from gateway.oauth.reasons import GRANTED, REASONS
+from gateway.policy.decision import decide
+from gateway.policy.delegation import decide_delegation, decide_narrowing
+from gateway.policy.generation import Generation
+from gateway.state.base import ReplayMarks, StateUnavailableError
+from gateway.tokens.access_token import mint
+from gateway.tokens.narrowing import OwnToken, verify_own_token
+from gateway.tokens.signing import SigningKeys
+
+OWN_ISSUER = "self"
+"""What metrics and records call the gateway itself, where its own token is the subject."""
+
+
+class Policies(Protocol):
+    """Whoever holds the generation in force."""
+
+    @property
+    def generation(self) -> Generation:
+        """The policies that decide from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the edge knows about a request before reading it."""
+
+    request_id: str
+    source: str
+    """The address that the request came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token whose record is durable. Only the last step makes one, and only one of these can be answered with."""
+
+    access_token: AccessToken
+    request_id: str
+
+
+@dataclass(slots=True)
+class _Story:
+    """What is known so far about one request: what the audit record will say, however it ends."""
+
+    caller: Caller
+    request: TokenRequest | None = None
+    workload: Workload | None = None
+    own_token: OwnToken | None = None
+    decision: Decision | None = None
+    access_token: AccessToken | None = None
+
+
+class Exchange:
+    """The token endpoint's work, behind HTTP."""
+
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        trust: TrustStore,
+        policies: Policies,
+        replay_marks: ReplayMarks,
+        signing_keys: SigningKeys,
+        audit: AuditLog,
+        meter: ExchangeMeter,
+        clock: Clock,
+        new_token_id: Callable[[], str],
+    ) -> None:
+        self._issuer = issuer
+        self._trust = trust
+        self._policies = policies
+        self._replay_marks = replay_marks
+        self._signing_keys = signing_keys
+        self._audit = audit
+        self._meter = meter
+        self._clock = clock
+        self._new_token_id = new_token_id
+
+    async def exchange(self, request: TokenRequest, caller: Caller) -> Issued:
+        """Answers a token exchange (RFC 8693) or an assertion (RFC 7523 §2.1).
+
+        Raises ``Refusal``, after the denial was written down.
+        """
+        story = _Story(caller, request)
+        try:
+            if request.token_type == TOKEN_TYPE_ACCESS_TOKEN:
+                await self._exchange_own_token(request, story)
+            else:
+                await self._exchange_workload_token(request, story)
+        except Refusal as refusal:
+            await self._write_denial(refusal, story)
+            raise
+        return await self._write_grant(story)
+
+    async def refuse(self, refusal: Refusal, caller: Caller) -> None:
+        """Writes down a request that was refused at the edge, before there was anything to decide."""
+        await self._write_denial(refusal, _Story(caller))
+
+    async def _exchange_workload_token(self, request: TokenRequest, story: _Story) -> None:
+        started = perf_counter()
+        workload = await self._trust.authenticate(request.token)  # 1
+        story.workload = workload
+        identified = perf_counter()
+        decision = decide(self._policies.generation, workload, request)  # 2
+        story.decision = decision
+        entitlement = _entitled(decision, workload.issuer.explain_denials)
+        decided = perf_counter()
+        if workload.issuer.replay == "reject":
+            await self._claim_once(workload)  # 3
+        act = {"iss": workload.issuer.url, "sub": workload.subject}
+        not_after = workload.expires_at if workload.issuer.bound_to_subject_token else None
+        story.access_token = self._mint(entitlement, act, not_after)  # 4
+        minted = perf_counter()
+        self._meter.observe_stages(identified - started, decided - identified, minted - decided)
+
+    async def _exchange_own_token(self, request: TokenRequest, story: _Story) -> None:
+        own = verify_own_token(request.token, self._signing_keys, self._issuer, self._clock())  # 1
+        story.own_token = own
+        generation = self._policies.generation
+        act: Mapping[str, Any] = own.act
+        if request.actor_token is None:
+            decision = decide_narrowing(generation, own.service_account, own.audience, own.scopes, request)  # 2
+        else:
+            actor = await self._trust.authenticate(request.actor_token)
+            story.workload = actor
+            decision = decide_delegation(generation, own.service_account, own.audience, own.act, actor, request)  # 2
+            act = {"iss": actor.issuer.url, "sub": actor.subject, "act": own.act}
+        story.decision = decision
+        entitlement = _entitled(decision, "reason")
+        if story.workload is not None and story.workload.issuer.replay == "reject":
+            await self._claim_once(story.workload)  # 3
+        story.access_token = self._mint(entitlement, act, own.expires_at)  # 4
+
+    def _mint(self, entitlement: Entitlement, act: Mapping[str, Any], not_after: int | None) -> AccessToken:
+        return mint(
+            entitlement,
+            act,
+            self._signing_keys.current(),
+            issuer=self._issuer,
+            now=self._clock(),
+            token_id=self._new_token_id(),
+            not_after=not_after,
+        )
+
+    async def _claim_once(self, workload: Workload) -> None:
+        """Sets the replay mark. It outlives the token by the leeway, so that no window opens behind it."""
+        until = workload.expires_at + workload.issuer.leeway_seconds + 5
+        try:
+            first = await self._replay_marks.claim_once(
+                workload.issuer.name, workload.token_id or workload.token_sha256, until
+            )
+        except StateUnavailableError as error:
+            raise Refusal("state_unavailable", internal=str(error)) from error
+        if not first:
+            raise Refusal("token_replayed")
+
+    async def _write_grant(self, story: _Story) -> Issued:
+        started = perf_counter()
+        token, request = story.access_token, story.request
+        assert token is not None
+        assert request is not None
+        issuer = story.workload.issuer.name if story.workload is not None else OWN_ISSUER
+        try:
+            await self._audit.write(self._record(story, None))  # 5
+        except Refusal as refusal:
+            self._meter.count(request.grant_type.label, issuer, "denied", refusal.reason.code)
+            raise
+        self._meter.observe_record(perf_counter() - started)
+        self._meter.count(request.grant_type.label, issuer, "granted", GRANTED)
+        return Issued(token, story.caller.request_id)
+
+    async def _write_denial(self, refusal: Refusal, story: _Story) -> None:
+        if story.workload is not None:
+            refusal.issuer, refusal.claims = story.workload.issuer, story.workload.claims
+        if refusal.claims is not None:
+            refusal.public = f"{refusal.public} Presented: {presented(refusal.claims)}."
+        grant = story.request.grant_type.label if story.request is not None else "none"
+        issuer = refusal.issuer.name if refusal.issuer is not None else "unknown"
+        self._meter.count(grant, issuer, "denied", refusal.reason.code)
+        await self._audit.write(self._record(story, refusal))
+
+    def _record(self, story: _Story, refusal: Refusal | None) -> AuditRecord:
+        """One record for both ends, so that no field is known of a grant and forgotten of a denial."""
+        request, workload, own, decision = story.request, story.workload, story.own_token, story.decision
+        token = story.access_token if refusal is None else None
+        given = token.entitlement if token is not None else None
+        issuer, claims = (workload.issuer, workload.claims) if workload is not None else (None, None)
+        if refusal is not None and workload is None:
+            issuer, claims = refusal.issuer, refusal.claims
+        generation = decision.generation if decision is not None else self._policies.generation.number
+        service_account = given.service_account if given else decision.service_account if decision else None
+        return AuditRecord(
+            time=self._clock(),
+            request_id=story.caller.request_id,
+            source=story.caller.source,
+            grant=request.grant_type.label if request else "none",
+            decision="granted" if refusal is None else "denied",
+            reason=refusal.reason.code if refusal else GRANTED,
+            stage=refusal.reason.stage if refusal else "granted",
+            policy_generation=generation,
+            client_id=service_account or (request.client_id if request else None),
+            issuer=issuer.name if issuer else OWN_ISSUER if own else None,
+            iss=_text(claims, "iss") if claims else self._issuer if own else None,
+            subject=_text(claims, "sub") if claims else own.service_account if own else None,
+            verified=claims is not None or own is not None,
+            rule=given.rule if given else None,
+            claims=decision.looked_at if decision else (),
+            resource=given.audience if given else request.resource if request else None,
+            scopes_asked=request.scopes if request else None,
+            scopes_given=given.scopes if given else None,
+            subject_token_sha256=workload.token_sha256 if workload else _sha256(request),
+            subject_token_id=workload.token_id if workload else own.token_id if own else None,
+            key_id=workload.key_id if workload else None,
+            access_token_id=token.token_id if token else None,
+            access_token_expires_at=token.expires_at if token else None,
+            access_token_key_id=token.key_id if token else None,
+            detail=refusal.internal if refusal else "",
+        )
+
+
+def _entitled(decision: Decision, explain: str) -> Entitlement:
+    """The entitlement of a yes. Raises the ``Refusal`` of a no, with as much of the policy as ``explain`` allows."""
+    if decision.entitlement is not None:
+        return decision.entitlement
+    public = REASONS[decision.reason].sentence
+    if decision.candidates:
+        public += f" It may become: {', '.join(decision.candidates)}."
+    if explain == "full" and decision.wanted:
+        public += f" {decision.wanted}"
+    raise Refusal(decision.reason, public, internal=decision.wanted)
+
+
+def _text(claims: Claims, name: str) -> str | None:
+    value = claims.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _sha256(request: TokenRequest | None) -> str | None:
+    return hashlib.sha256(request.token.encode(errors="replace")).hexdigest() if request is not None else None

@@ -1,0 +1,89 @@
+"""Everything that Prometheus is told. Labels come from closed sets: never from what a client chooses.
+
+The hot path counts here; all else is read from the rooms at the moment of a scrape.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+
+_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
+STAGES = ("identity", "policy", "mint", "audit", "total")
+
+
+class ExchangeMeter:
+    """What the hallway counts. Label children are looked up once and kept, as the lookup costs more than the count."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._exchanges = Counter(
+            "gateway_exchanges",
+            "Requests at the token endpoint, by grant, issuer (its name in the policies), outcome and reason.",
+            ["grant", "issuer", "outcome", "reason"],
+            registry=registry,
+        )
+        seconds = Histogram(
+            "gateway_exchange_stage_seconds",
+            "Time spent in each room of one granted exchange, and in all of it.",
+            ["stage"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._identity, self._policy, self._mint, self._audit, self.total = (seconds.labels(s) for s in STAGES)
+        self.in_flight = Gauge("gateway_requests_in_flight", "Token requests being worked on.", registry=registry)
+        self._children: dict[tuple[str, str, str, str], Counter] = {}
+        Info("gateway_build", "The version that runs.", registry=registry).info({"version": __version__})
+
+    def count(self, grant: str, issuer: str, outcome: str, reason: str) -> None:
+        """Counts one answer."""
+        key = (grant, issuer, outcome, reason)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._exchanges.labels(*key)
+        child.inc()
+
+    def observe_stages(self, identity_seconds: float, policy_seconds: float, mint_seconds: float) -> None:
+        """Adds the times of steps 1 to 4 of one exchange."""
+        self._identity.observe(identity_seconds)
+        self._policy.observe(policy_seconds)
+        self._mint.observe(mint_seconds)
+
+    def observe_record(self, seconds: float) -> None:
+        """Adds the time that one record took to become durable."""
+        self._audit.observe(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One metric as read from a room: its samples are (label values, value)."""
+
+    name: str
+    help: str
+    kind: str
+    """``gauge`` or ``counter``."""
+    labels: tuple[str, ...]
+    samples: list[tuple[tuple[str, ...], float]]
+
+
+class RoomsCollector(Collector):
+    """Asks the rooms at each scrape (``read`` is given by ``app``), so that no room knows of Prometheus."""
+
+    def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields one family per reading."""
+        for reading in self._read():
+            family: GaugeMetricFamily | CounterMetricFamily
+            if reading.kind == "counter":
+                family = CounterMetricFamily(reading.name, reading.help, labels=reading.labels)
+            else:
+                family = GaugeMetricFamily(reading.name, reading.help, labels=reading.labels)
+            for values, value in reading.samples:
+                family.add_metric(values, value)
+            yield family

@@ -1,0 +1,267 @@
+"""``gateway.yaml``: how this server runs. Every setting can be given by an environment variable as well.
+
+``GATEWAY_ADMIN__LISTEN`` is ``admin.listen``. The environment wins over the file. Unknown keys are errors in both.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.kinds import AUDIT_SINKS, KEY_STORES, STATE_BACKENDS, scheme
+from gateway.policy.documents import parse_duration
+from gateway.policy.files import load_yaml_document
+from gateway.policy.problems import ConfigurationProblems, Locate, Problem, nearest, problems_of
+from gateway.policy.problems import Path as ProblemPath
+
+ENVIRONMENT_PREFIX = "GATEWAY_"
+DEFAULT_FILE = "gateway.yaml"
+_COMMAND_LINE_VARIABLES = re.compile(r"GATEWAY_(CONFIG|URL|TOKEN_\w+|INSECURE_HTTP)")
+_SERVICE_LINK = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP)\w*)?)")
+"""What Kubernetes sets in every pod of a namespace that has a Service called ``gateway``."""
+
+
+def _address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("is host:port, such as 0.0.0.0:8080 or [::]:8080")
+    bare = host.removeprefix("[").removesuffix("]")
+    if host != "localhost":
+        try:
+            ipaddress.ip_address(bare)
+        except ValueError:
+            raise ValueError("names an IP address before the port, such as 0.0.0.0:8080") from None
+    return text
+
+
+def _issuer(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ValueError("is an absolute https URL, such as https://sts.example.com")
+    if parts.query or parts.fragment or "?" in text or "#" in text or parts.username is not None:
+        raise ValueError("has no query, fragment or user name (RFC 8414 section 2)")
+    return text
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text)
+    return text
+
+
+def _kind_of(kinds: Mapping[str, Any]) -> AfterValidator:
+    def check(url: str) -> str:
+        if scheme(url) not in kinds:
+            raise ValueError(f"is one of {', '.join(f'{kind}://...' for kind in kinds)}, not {scheme(url)}")
+        if url.startswith("file:") and not re.fullmatch(r"file:///[^?#]+", url):
+            raise ValueError("is file:///absolute/path")
+        return url
+
+    return AfterValidator(check)
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
+KeyStoreUrl = Annotated[str, _kind_of(KEY_STORES)]
+StateUrl = Annotated[str, _kind_of(STATE_BACKENDS)]
+SinkUrl = Annotated[str, _kind_of(AUDIT_SINKS)]
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdminSettings(_Section):
+    """The listener for Prometheus, probes and operators."""
+
+    listen: Address = Field("127.0.0.1:8081", description="Address of the admin listener; port 0 takes a free one.")
+
+
+class TlsSettings(_Section):
+    """TLS ended by the gateway itself; left out where a proxy in front ends it."""
+
+    certificate: Path = Field(description="PEM file with the certificate chain.")
+    key: Path = Field(description="PEM file with the private key.")
+    client_ca: Path | None = Field(None, description="PEM file of the CAs whose client certificates are asked for.")
+
+
+class KeySettings(_Section):
+    """The keys that sign access tokens."""
+
+    store: KeyStoreUrl = Field(
+        "memory://", description="Where they are kept: `file:///path`, or `memory://` (lost at exit)."
+    )
+    algorithm: Literal["ES256", "EdDSA", "RS256"] = Field("ES256", description="JWS algorithm of access tokens.")
+    rotate_every: Duration | None = Field(
+        None, description="How often a new key takes over. Read and checked, without effect in this version."
+    )
+
+
+class AuditSettings(_Section):
+    """Where every decision is written before its answer leaves."""
+
+    sinks: Annotated[list[SinkUrl], NoDecode, BeforeValidator(_comma_separated), Field(min_length=1)] = Field(
+        default_factory=lambda: ["stdout"],
+        description="`stdout` or `file:///path`. Every sink must accept the record, or no token leaves.",
+    )
+
+
+class ShutdownSettings(_Section):
+    """What SIGTERM starts."""
+
+    delay: Duration = Field(
+        5,
+        description="How long requests are still taken while `/readyz` already says no, for load balancers to notice.",
+    )
+    grace: Duration = Field(15, description="How long requests in work may take to finish after that.")
+
+
+class LimitSettings(_Section):
+    """What one process takes on at once."""
+
+    in_flight: int = Field(512, ge=1, le=100_000, description="Token requests worked on at once; beyond it, 503.")
+
+
+class Settings(BaseSettings):
+    """Everything about how a gateway runs; who may become what is in the policies."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    issuer: Annotated[str, AfterValidator(_issuer)] = Field(
+        description="This gateway's URL: what clients put into `aud`, what minted tokens carry as `iss`."
+    )
+    listen: Address = Field("0.0.0.0:8080", description="Address of the public listener; port 0 takes a free one.")
+    admin: AdminSettings = Field(default_factory=AdminSettings, description="The admin listener.")
+    tls: TlsSettings | None = Field(None, description="TLS on the public listener.")
+    policies: Path = Field(Path("policies"), description="Folder of policy files.")
+    state: StateUrl = Field("memory://", description="What replicas share. In this version `memory://` alone.")
+    keys: KeySettings = Field(default_factory=KeySettings, description="Signing keys.")
+    audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit log.")
+    trusted_proxies: Annotated[list[Network], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        default_factory=list,
+        description="Networks (CIDR) whose `X-Forwarded-For` is believed; left out, the peer's address is the source.",
+    )
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="Bounds on work at once.")
+    shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings, description="How to stop.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file; no other source."""
+        return env_settings, init_settings
+
+
+def load_settings(file: Path | None, *, insecure_http: bool = False) -> Settings:
+    """The settings in force: the environment before the file before the defaults.
+
+    Without ``file``, ``gateway.yaml`` of the working directory is read where there is one. Relative paths in a file
+    are relative to it. Raises ``ConfigurationProblems`` that names everything wrong at once, with its line.
+    """
+    file = file or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else None)
+    data, locate = _read(file)
+    problems = _unknown_variables(os.environ)
+    try:
+        settings = Settings(**data)
+    except ValidationError as error:
+        problems += _problems(error, str(file or "settings"), locate, os.environ)
+    else:
+        if not insecure_http and settings.issuer.startswith("http:"):
+            message = "must be https; --insecure-http allows http for trying out"
+            problems.append(Problem(str(file or "settings"), locate(("issuer",)), ("issuer",), message))
+        if not problems:
+            return settings if file is None else _relative_to(settings, file.parent, data)
+    raise ConfigurationProblems(problems)
+
+
+def variable(path: ProblemPath) -> str:
+    """The environment variable of a setting: ``("admin", "listen")`` is ``GATEWAY_ADMIN__LISTEN``."""
+    return ENVIRONMENT_PREFIX + "__".join(str(part) for part in path).upper()
+
+
+def setting_paths(model: type[BaseModel] = Settings, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every setting, section by section."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            yield (*above, name)
+        else:
+            yield from setting_paths(section, (*above, name))
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, _Section):
+            return one
+    return None
+
+
+def _read(file: Path | None) -> tuple[dict[str, Any], Locate]:
+    if file is None:
+        return {}, lambda _: 0
+    data, locate = load_yaml_document(file)
+    if data is None:
+        return {}, locate
+    if not isinstance(data, dict):
+        raise ConfigurationProblems([Problem(str(file), 1, (), "expected a mapping of settings")])
+    return data, locate
+
+
+def _known_variables() -> set[str]:
+    return {variable(path[:n]) for path in setting_paths() for n in (1, 2)}
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[Problem]:
+    known = _known_variables()
+    unknown = sorted(
+        name
+        for name in environment
+        if name.upper().startswith(ENVIRONMENT_PREFIX)
+        and name.upper() not in known
+        and not _COMMAND_LINE_VARIABLES.fullmatch(name)
+        and not _SERVICE_LINK.fullmatch(name)
+    )
+    return [Problem("environment", 0, (name,), "no such setting", nearest(name, known)) for name in unknown]
+
+
+def _problems(error: ValidationError, file: str, locate: Locate, environment: Mapping[str, str]) -> list[Problem]:
+    """What is wrong, said of the variable where the value came from one."""
+    set_by = {name.upper() for name in environment}
+    known, found = _known_variables(), []
+    for problem in problems_of(error, file, locate, Settings):
+        named = next((variable(problem.path[:n]) for n in (2, 1) if variable(problem.path[:n]) in set_by), None)
+        if named is None:
+            found.append(problem)
+        elif named in known:  # the others were told already
+            found.append(replace(problem, file="environment", line=0, path=(named,)))
+    return found
+
+
+def _relative_to(settings: Settings, folder: Path, data: Mapping[str, Any]) -> Settings:
+    """Paths of the file, and the default folder of policies, seen from the file's folder."""
+    update: dict[str, Any] = {}
+    if variable(("policies",)) not in os.environ:
+        update["policies"] = folder / settings.policies
+    if settings.tls is not None and "tls" in data:
+        names = [name for name in ("certificate", "key", "client_ca") if getattr(settings.tls, name) is not None]
+        update["tls"] = settings.tls.model_copy(update={name: folder / getattr(settings.tls, name) for name in names})
+    return settings.model_copy(update=update)

@@ -1,0 +1,69 @@
+"""``POST /token``: reads the form, asks the hallway, renders what it says."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+from aiohttp import web
+
+from gateway.exchange import Caller, Exchange
+from gateway.http.answers import refusal_answer, token_answer
+from gateway.http.form import read_form
+from gateway.http.source import SourceAddress
+from gateway.metrics import ExchangeMeter
+from gateway.model import GrantType
+from gateway.oauth.errors import Refusal
+from gateway.oauth.parameters import parse_token_request
+
+
+class TokenEndpoint:
+    """The token endpoint (RFC 6749 §3.2)."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        meter: ExchangeMeter,
+        *,
+        source_address: SourceAddress,
+        new_request_id: Callable[[], str],
+        max_in_flight: int,
+    ) -> None:
+        self._exchange = exchange
+        self._meter = meter
+        self._source_address = source_address
+        self._new_request_id = new_request_id
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        meter.in_flight.set_function(lambda: self._in_flight)
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Answers 200 with a token, or an error of RFC 6749 §5.2. Never anything else."""
+        caller = Caller(self._new_request_id(), self._source_address(request))
+        if self._in_flight >= self._max_in_flight:
+            # Shed before anything is read: what cannot be served soon had better be told so at once.
+            self._meter.count("none", "unknown", "denied", "overloaded")
+            return refusal_answer(Refusal("overloaded"), None, caller.request_id)
+        started = perf_counter()
+        self._in_flight += 1
+        try:
+            return await self._answer(request, caller)
+        finally:
+            self._in_flight -= 1
+            self._meter.total.observe(perf_counter() - started)
+
+    async def _answer(self, request: web.Request, caller: Caller) -> web.Response:
+        grant: GrantType | None = None
+        try:
+            try:
+                asked = parse_token_request(await read_form(request))
+            except Refusal as refusal:
+                await self._exchange.refuse(refusal, caller)
+                raise
+            grant = asked.grant_type
+            return token_answer(await self._exchange.exchange(asked, caller))
+        except Refusal as refusal:
+            return refusal_answer(refusal, grant, caller.request_id)
+
+
+async def only_post(_request: web.Request) -> web.Response:
+    """RFC 6749 §3.2: the token endpoint is POST only."""
+    return web.Response(status=405, headers={"Allow": "POST", "Cache-Control": "no-store"})

@@ -1,0 +1,19 @@
+"""Fixtures and options for every test."""
+
+import pytest
+
+from tests.support.house import house
+
+__all__ = ["house"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-faults", action="store_true", help="run the fault tests at full length, as make faults does"
+    )
+
+
+@pytest.fixture
+def full_faults(request: pytest.FixtureRequest) -> bool:
+    """Whether fault tests run at full length rather than in their short form."""
+    return bool(request.config.getoption("--full-faults"))

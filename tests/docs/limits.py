@@ -1,0 +1,80 @@
+"""How large, long and deep things may be, read from the code that refuses the rest."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from gateway.audit import group_commit, record
+from gateway.http import form
+from gateway.identity import fetcher, issuer_keys, jose, jwks, strict_json, trust, verification
+from gateway.oauth import parameters
+from gateway.policy import cel, conditions, delegation, documents, files, yaml_reader
+from gateway.policy.documents import duration_text
+from gateway.settings import LimitSettings
+from gateway.state.memory import MemoryReplayMarks
+
+Rows = tuple[tuple[str, str], ...]
+
+
+def _default(function: Callable[..., Any], parameter: str) -> Any:
+    return inspect.signature(function).parameters[parameter].default
+
+
+def _size(count: int) -> str:
+    """Bytes in powers of 1024."""
+    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size and count % size == 0:
+            return f"{count // size} {unit}"
+    return f"{count} bytes"
+
+
+_PACE = issuer_keys.Pace()
+
+POLICIES: Rows = (
+    ("policy files", f"{files.MAX_FILES:,}"),
+    ("folders within folders", f"{files.MAX_FOLDER_DEPTH}"),
+    ("one policy file", _size(files.MAX_FILE_BYTES)),
+    ("all policy files", _size(files.MAX_TOTAL_BYTES)),
+    ("levels of a YAML document", f"{yaml_reader.MAX_DEPTH}"),
+    ("one text in a file", f"{yaml_reader.MAX_SCALAR_CHARACTERS:,} characters"),
+    ("a whole number in a file", f"{yaml_reader.MAX_DIGITS} digits"),
+    ("a value of `match`", f"{conditions.MAX_MATCH_CHARACTERS:,} characters"),
+    ("a glob", f"{conditions.MAX_GLOB_CHARACTERS} characters, {conditions.MAX_GLOB_STARS} stars"),
+    ("a claim that `like` looks at", f"{conditions.MAX_LIKE_CHARACTERS:,} characters; a longer one fits nothing"),
+    ("a CEL expression", f"{cel.MAX_SOURCE_CHARACTERS:,} characters"),
+    ("levels of a claim that CEL looks at", f"{cel.MAX_CLAIM_DEPTH}"),
+    ("a text in `token_claims`", f"{cel.MAX_MAPPED_CHARACTERS:,} printable characters"),
+    ("a list in `token_claims`", f"{cel.MAX_MAPPED_ENTRIES} texts"),
+    ("the life of an access token", f"`{duration_text(documents.MAX_LIFETIME_SECONDS)}`"),
+    ("the least that a policy may set for it", f"`{duration_text(documents.MIN_LIFETIME_SECONDS)}`"),
+    ("actors in one chain", f"{delegation.MAX_ACTORS}"),
+    ("scopes in one request", f"{parameters.MAX_SCOPES}"),
+    ("a workload token", _size(jose.MAX_TOKEN_LENGTH)),
+    ("its header, decoded", _size(jose.MAX_HEADER_BYTES)),
+    ("levels of its claims", f"{_default(strict_json.parse_json_object, 'max_depth')}"),
+    ("a whole number in it", f"{strict_json.MAX_INTEGER_DIGITS} digits"),
+    ("its `sub`", f"{verification.MAX_SUBJECT_LENGTH} characters"),
+    ("its `jti`", f"{verification.MAX_TOKEN_ID_LENGTH} characters"),
+    ("its `kid`", f"{jose.MAX_KEY_ID_LENGTH} characters"),
+    ("an issuer's key set", f"{_size(jwks.MAX_KEY_SET_BYTES)}, {jwks.MAX_KEYS} keys"),
+    ("the time until a changed `jwks_file` is seen", f"{_PACE.file_seconds:.0f} s"),
+    ("an RSA key in a key set", f"{jwks.MIN_RSA_BITS} to {jwks.MAX_RSA_BITS} bits, exponent {jwks.RSA_EXPONENT}"),
+)
+"""What bounds policies, and the tokens and key sets that they speak of."""
+
+SERVER: Rows = (
+    ("token requests at once", f"`limits.in_flight`: {LimitSettings().in_flight}"),
+    ("the body of a request", f"{_size(form.MAX_BODY_BYTES)}, {form.MAX_FIELDS} parameters"),
+    ("its time to arrive", f"{form.BODY_TIMEOUT_SECONDS:.0f} s"),
+    ("an audit record", _size(record.MAX_LINE_BYTES)),
+    ("one text in it", f"{_size(record.MAX_TEXT_BYTES)}; the rest is cut, and the text says so"),
+    ("records that wait for a sink", f"{group_commit.MAX_WAITING_LINES:,}, each for {group_commit.WAIT_SECONDS:.0f} s"),
+    ("replay marks", f"{_default(MemoryReplayMarks, 'capacity'):,}"),
+    ("a fetch from an issuer", f"{fetcher.TOTAL_SECONDS:.0f} s, {_size(fetcher.MAX_BODY_BYTES)}, no redirects"),
+    ("its time to connect", f"{fetcher.CONNECT_SECONDS:.0f} s"),
+    ("the time that a request waits for it", f"{_PACE.wait_seconds} s"),
+    ("fetches of one issuer for tokens with an unknown key or a bad signature",
+     f"{_PACE.budget} in {_PACE.budget_seconds:.0f} s, {_PACE.cooldown_seconds:.0f} s apart"),
+    ("verified tokens that are remembered", f"{_default(trust.TrustStore, 'remembered_workloads'):,}"),
+)  # fmt: skip
+"""What one process takes on, and how long it waits."""

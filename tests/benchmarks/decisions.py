@@ -1,0 +1,75 @@
+"""One policy size in one process: how long it takes to load, how much memory, and how long a decision takes.
+
+Prints one line of JSON. A process of its own, so that the peak of memory is that of this load alone.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+from pathlib import Path
+from time import perf_counter
+
+from gateway.identity.presets.common import is_reserved_audience
+from gateway.kinds import PRESETS
+from gateway.model import GrantType, TokenRequest, Workload
+from gateway.policy.decision import decide
+from gateway.policy.loading import load_policies
+from gateway.standin.shapes import github_actions_claims
+from tests.benchmarks.workload import ISSUER, JWT
+
+ROUNDS, DECISIONS = 15, 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("accounts", type=int)
+    arguments = parser.parse_args()
+    started = perf_counter()
+    generation = load_policies(
+        arguments.folder,
+        presets=PRESETS,
+        gateway_issuer=ISSUER,
+        insecure_http=False,
+        number=1,
+        is_reserved_audience=is_reserved_audience,
+    )
+    load_seconds = perf_counter() - started
+    issuer = next(issuer for issuer in generation.issuers if issuer.name == "github")
+    workloads = []
+    for number in range(0, arguments.accounts, max(1, arguments.accounts // 100)):
+        claims = github_actions_claims(1793610000, ISSUER, repository_id=str(number))
+        workloads.append(Workload(issuer, claims["sub"], claims, claims["exp"], claims["iat"], "id", "sha256", "kid"))
+    implied = [(workload, TokenRequest(GrantType.TOKEN_EXCHANGE, "", JWT)) for workload in workloads]
+    named = [
+        (workload, TokenRequest(GrantType.TOKEN_EXCHANGE, "", JWT, f"repository-{workload.claims['repository_id']}"))
+        for workload in workloads
+    ]
+    for workload, request in implied + named:
+        assert decide(generation, workload, request).entitlement is not None
+    result = {
+        "accounts": arguments.accounts,
+        "load_seconds": load_seconds,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "implied_microseconds": microseconds(generation, implied),
+        "named_microseconds": microseconds(generation, named),
+    }
+    print(json.dumps(result))
+
+
+def microseconds(generation: object, cases: list) -> float:
+    """The median over rounds of the time that one decision takes."""
+    times = []
+    for _ in range(ROUNDS):
+        started = perf_counter()
+        for number in range(DECISIONS):
+            workload, request = cases[number % len(cases)]
+            decide(generation, workload, request)  # type: ignore[arg-type]
+        times.append((perf_counter() - started) / DECISIONS * 1e6)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import os
 import secrets
 import ssl
 from collections.abc import Iterable, Mapping
@@ -38,9 +39,20 @@ from gateway.tokens.signing_keys import SigningKey
 log = logging.getLogger("gateway")
 
 
-def new_identifier() -> str:
-    """128 random bits as base64url: token ids and request ids."""
-    return base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+class Identifiers:
+    """Makes token ids and request ids: 128 random bits each as base64url, drawn from the system many at a time."""
+
+    def __init__(self) -> None:
+        self._drawn: list[str] = []
+        # A forked process must not go on with what its parent drew.
+        os.register_at_fork(after_in_child=self._drawn.clear)
+
+    def __call__(self) -> str:
+        """One that was never given before."""
+        if not self._drawn:
+            bits = secrets.token_bytes(16 * 256)
+            self._drawn += [base64.urlsafe_b64encode(bits[i : i + 16])[:22].decode() for i in range(0, len(bits), 16)]
+        return self._drawn.pop()
 
 
 class Gateway:
@@ -73,6 +85,7 @@ class Gateway:
         self.audit = AuditLog([AUDIT_SINKS[scheme(sink)](sink) for sink in settings.audit.sinks])
         self.replay_marks = STATE_BACKENDS[scheme(settings.state)](settings.state, self._clock)
         self._drain = Drain()
+        self._new_identifier = Identifiers()
         self._runners: list[web.AppRunner] = []
         self.public_address = ""
         self.admin_address = ""
@@ -157,17 +170,17 @@ class Gateway:
             audit=self.audit,
             meter=self.meter,
             clock=self._clock,
-            new_token_id=new_identifier,
+            new_token_id=self._new_identifier,
         )
         token = TokenEndpoint(
             exchange,
             self.meter,
             source_address=source_address(self.settings.trusted_proxies),
-            new_request_id=new_identifier,
+            new_request_id=self._new_identifier,
             max_in_flight=self.settings.limits.in_flight,
         )
         well_known = WellKnown(self._metadata, KeySetDocument(signing_keys))
-        return public_application(self.settings.issuer, token, well_known, self._drain, new_identifier)
+        return public_application(self.settings.issuer, token, well_known, self._drain, self._new_identifier)
 
     def _metadata(self) -> dict[str, Any]:
         scopes = (scope for one in self.policies.generation.resources.values() for scope in one.scopes)

@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.exchange import Issued
 from gateway.model import GrantType
@@ -11,12 +12,12 @@ from gateway.oauth.errors import Refusal, error_description, oauth_error
 from gateway.oauth.parameters import TOKEN_TYPE_ACCESS_TOKEN
 
 JSON = "application/json"
-_NEVER_STORED = {
+_NEVER_STORED = CIMultiDict({
     "Cache-Control": "no-store",
     "Pragma": "no-cache",
     "X-Content-Type-Options": "nosniff",
     "Content-Type": JSON,
-}
+})  # fmt: skip
 
 
 def token_answer(issued: Issued) -> web.Response:
@@ -48,4 +49,6 @@ def refusal_answer(refusal: Refusal, grant: GrantType | None, request_id: str, d
 
 
 def _json(status: int, body: dict[str, Any], request_id: str) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(body), headers={**_NEVER_STORED, "X-Request-Id": request_id})
+    headers = _NEVER_STORED.copy()
+    headers["X-Request-Id"] = request_id
+    return web.Response(status=status, body=orjson.dumps(body), headers=headers)

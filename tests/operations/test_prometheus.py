@@ -5,6 +5,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.deploy.test_prometheus import METRICS_IN_ALERTS
 from tests.support.house import House
 from tests.support.parts import eventually, free_port, program
 
@@ -52,3 +53,11 @@ async def test_a_real_prometheus_scrapes_the_admin_port(house: House, tmp_path: 
     finally:
         process.terminate()
         await process.wait()
+
+
+async def test_every_metric_that_an_alert_names_is_in_a_scrape(house: House):
+    await house.gateway.exchange(house.pod_token())
+    await house.gateway.exchange(house.job_token(claim_that_nobody_knows="x"))
+    text = await house.gateway.get(f"{house.gateway.admin_url}/metrics")
+    scraped = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert scraped >= METRICS_IN_ALERTS

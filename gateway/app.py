@@ -109,12 +109,23 @@ class Gateway:
             admin_application(self.registry, self.readiness), self.settings.admin.listen, None
         )
 
+    def warnings(self) -> list[str]:
+        """What is dubious about settings and policies, though they serve."""
+        found = [str(warning) for warning in self.policies.generation.warnings]
+        if self.settings.keys.rotate_every is not None:
+            found.append("keys.rotate_every: is read, but without effect in this version")
+        if scheme(self.settings.keys.store) == "memory":
+            found.append("keys.store: the signing keys are lost at exit, and with them every token that they signed")
+        return found
+
     async def reload(self) -> Outcome:
         """Takes over changed policies, whole or not at all, and says what became of it."""
         outcome = await self.policies.reload_if_changed()
         if outcome.result == "loaded":
             await self.trust.reconfigure(self.policies.generation.issuers)
             log.info("policies loaded generation=%d", outcome.number)
+            for warning in outcome.warnings:
+                log.warning("%s", warning)
         elif outcome.result == "failed":
             for problem in outcome.problems:
                 log.error("policies refused generation=%d %s", outcome.number, problem)

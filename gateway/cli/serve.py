@@ -85,6 +85,8 @@ async def serve_until_stopped(gateway: "Gateway") -> None:
 
     await gateway.start()
     settle()
+    for warning in gateway.warnings():
+        log.warning("%s", warning)
     loop.add_signal_handler(signal.SIGTERM, terminate)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     hangups: set[asyncio.Task[None]] = set()

@@ -225,6 +225,9 @@ class _Compilation:
         claims = self._mapped(document.token_claims, place, ())
         for position, test in enumerate(document.tests):
             self._check_test(test, place, ("tests", position))
+        for idle in ("credentials", "rate_limit"):
+            if getattr(document, idle) is not None:
+                self._warnings.append(place.problem((idle,), "is read, but without effect in this version"))
         return _DraftAccount(
             place=place,
             name=document.name,

@@ -41,7 +41,7 @@ lock: .venv/.dev ## Write both lock files anew from the ranges in pyproject.toml
 		--no-emit-index-url --quiet --output-file tests/requirements.lock
 
 clean: ## Remove everything that was made here
-	@rm -rf .venv tests/clients/node/node_modules .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv tests/interoperability/node/node_modules .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

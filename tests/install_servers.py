@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NODE_CLIENTS = Path(__file__).parent / "clients" / "node"
+NODE_CLIENTS = Path(__file__).parent / "interoperability" / "node"
 DEBIAN_PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
@@ -51,7 +51,7 @@ def install_debian_packages(packages: list[str]) -> None:
 
 
 def install_node_clients() -> None:
-    """Installs the packages of tests/clients/node as its lock file has them, once."""
+    """Installs the packages of tests/interoperability/node as its lock file has them, once."""
     if shutil.which("npm") is None or not (NODE_CLIENTS / "package-lock.json").exists():
         return
     installed = NODE_CLIENTS / "node_modules" / ".package-lock.json"

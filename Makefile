@@ -11,8 +11,8 @@ help: ## Show this list
 
 setup: .venv/.runtime ## Create .venv from deploy/requirements.lock and install the gateway into it
 
-run: .venv/.runtime ## Start a gateway with stand-in issuers, exchange a token of each, serve until Ctrl-C
-	@$(BIN)/gateway dev
+run: .venv/.runtime ## Start a gateway with stand-in issuers, exchange a token of each, serve until Ctrl-C (PORT=8080)
+	@$(BIN)/gateway dev $(if $(PORT),--port $(PORT))
 
 test: .venv/.dev ## Run every test; installs the servers that the tests need where it may
 	@$(BIN)/python tests/install_servers.py
@@ -45,8 +45,8 @@ clean: ## Remove everything that was made here
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make run PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.runtime: .venv/bin/python deploy/requirements.lock pyproject.toml
 	@echo "Installing what the gateway needs into .venv ..."

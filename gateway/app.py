@@ -19,6 +19,7 @@ from gateway.clock import SteadyClock
 from gateway.exchange import Exchange
 from gateway.http.admin import admin_application
 from gateway.http.drain import Drain
+from gateway.http.protocol_log import protocol_logger
 from gateway.http.public import public_application
 from gateway.http.source import source_address
 from gateway.http.token import TokenEndpoint
@@ -123,12 +124,12 @@ class Gateway:
         outcome = await self.policies.reload_if_changed()
         if outcome.result == "loaded":
             await self.trust.reconfigure(self.policies.generation.issuers)
-            log.info("policies loaded generation=%d", outcome.number)
+            log.info("policies taken over: generation %d", outcome.number)
             for warning in outcome.warnings:
                 log.warning("%s", warning)
         elif outcome.result == "failed":
             for problem in outcome.problems:
-                log.error("policies refused generation=%d %s", outcome.number, problem)
+                log.error("policies refused, generation %d stays in force: %s", outcome.number, problem)
         return outcome
 
     async def stop(self, *, drain: bool = False, hurry: asyncio.Event | None = None) -> None:
@@ -141,6 +142,9 @@ class Gateway:
                 async with asyncio.timeout(self.settings.shutdown.delay):
                     await (hurry or asyncio.Event()).wait()
         for runner in self._runners:
+            for site in list(runner.sites):
+                await site.stop()
+            await self._drain.until_idle(self.settings.shutdown.grace)
             await runner.cleanup()
         self._runners.clear()
         await self.trust.close()
@@ -207,9 +211,10 @@ class Gateway:
             max_line_size=8190,
             max_field_size=8190,
             lingering_time=1,
-            shutdown_timeout=self.settings.shutdown.grace,
+            shutdown_timeout=1,  # for what overstayed its grace
             handle_signals=False,
             auto_decompress=False,
+            logger=protocol_logger(),
         )
         await runner.setup()
         self._runners.append(runner)

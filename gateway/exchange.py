@@ -135,7 +135,7 @@ class Exchange:
         identified = perf_counter()
         decision = decide(self._policies.generation, workload, request)  # 2
         story.decision = decision
-        entitlement = _entitled(decision, workload.issuer.explain_denials)
+        entitlement = _entitled(decision, request, workload.issuer.explain_denials)
         decided = perf_counter()
         if workload.issuer.replay == "reject":
             await self._claim_once(workload)  # 3
@@ -158,7 +158,7 @@ class Exchange:
             decision = decide_delegation(generation, own.service_account, own.audience, own.act, actor, request)  # 2
             act = {"iss": actor.issuer.url, "sub": actor.subject, "act": own.act}
         story.decision = decision
-        entitlement = _entitled(decision, "reason")
+        entitlement = _entitled(decision, request, "reason")
         if story.workload is not None and story.workload.issuer.replay == "reject":
             await self._claim_once(story.workload)  # 3
         story.access_token = self._mint(entitlement, act, own.expires_at)  # 4
@@ -250,16 +250,30 @@ class Exchange:
         )
 
 
-def _entitled(decision: Decision, explain: str) -> Entitlement:
-    """The entitlement of a yes. Raises the ``Refusal`` of a no, with as much of the policy as ``explain`` allows."""
+def _entitled(decision: Decision, request: TokenRequest, explain: str) -> Entitlement:
+    """The entitlement of a yes. Raises the ``Refusal`` of a no: with what was asked for, and with as much of the
+    policy as ``explain`` allows.
+    """
     if decision.entitlement is not None:
         return decision.entitlement
-    public = REASONS[decision.reason].sentence
+    public = REASONS[decision.reason].sentence + _asked(decision.reason, request)
     if decision.candidates:
         public += f" It may become: {', '.join(decision.candidates)}."
     if explain == "full" and decision.wanted:
         public += f" {decision.wanted}"
     raise Refusal(decision.reason, public, internal=decision.wanted)
+
+
+def _asked(reason: str, request: TokenRequest) -> str:
+    """What of the request a refusal is about: the caller's own words, told back."""
+    asked = {
+        "unknown_service_account": request.client_id,
+        "unknown_resource": request.resource,
+        "resource_not_granted": request.resource,
+        "narrowing_only": request.resource,
+        "scope_not_granted": " ".join(request.scopes or ()),
+    }.get(reason)
+    return f" Asked for: {asked}." if asked else ""
 
 
 def _text(claims: Claims, name: str) -> str | None:

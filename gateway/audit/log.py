@@ -1,12 +1,15 @@
 """Step 5 of the hallway: a record is in every sink, or the decision does not stand."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from gateway.audit.base import Sink, SinkError
 from gateway.audit.record import to_json_line
 from gateway.model import AuditRecord
 from gateway.oauth.errors import Refusal
+
+log = logging.getLogger("gateway.audit")
 
 
 class AuditLog:
@@ -22,6 +25,7 @@ class AuditLog:
         self.written = 0
         self.failed = 0
         self.last_error: str | None = None
+        self._failed_in_a_row = 0
         self._sinks = tuple(sinks)
         self._only = self._sinks[0] if len(self._sinks) == 1 else None
 
@@ -34,10 +38,23 @@ class AuditLog:
             else:
                 await self._append_to_all(line)
         except SinkError as error:
-            self.failed += 1
-            self.last_error = str(error)
-            raise Refusal("audit_unavailable", internal=self.last_error) from error
+            self._take_failure(str(error))
+            raise Refusal("audit_unavailable", internal=str(error)) from error
         self.written += 1
+        if self.last_error is not None:
+            self._take_recovery()
+
+    def _take_failure(self, error: str) -> None:
+        """Told once for each outage: a line for each refused request would fill a second disk."""
+        self.failed += 1
+        self._failed_in_a_row += 1
+        if self.last_error is None:
+            log.error("no tokens until records can be written: %s", error)
+        self.last_error = error
+
+    def _take_recovery(self) -> None:
+        log.warning("records are written again, after %d were refused", self._failed_in_a_row)
+        self._failed_in_a_row = 0
         self.last_error = None
 
     def reopen(self) -> None:

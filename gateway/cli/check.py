@@ -21,7 +21,7 @@ def check(
     """Check settings and policies without starting anything.
 
     Everything that is wrong is reported at once, with file, line, path and the nearest valid name. The tests inside
-    the policies run as well. Exit code 0: it would load; 1: it would not.
+    the policies run once nothing else is wrong. Exit code 0: it would load; 1: it would not.
 
         gateway check --config gateway.yaml
         gateway check --policies policies/
@@ -57,4 +57,6 @@ def check(
         return
     for warning in generation.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    print("Good: " + ", ".join(f"{number} {kind}" for kind, number in counts.items()) + ".")
+    print(
+        "Good: " + ", ".join(f"{number} {kind if number != 1 else kind[:-1]}" for kind, number in counts.items()) + "."
+    )

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import logging
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from gateway import standin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +28,10 @@ REFRESH_SECONDS = 120
 
 
 def dev(
-    policies: Path = typer.Option(Path("policies"), "--policies", "-p", help="Folder of policy files."),
-    port: int = typer.Option(8080, help="Port of the gateway; the next ones are its admin and the issuers' port."),
+    policies: Path | None = typer.Option(
+        None, "--policies", "-p", help="Folder of policy files; ./policies where there is one, else the samples."
+    ),
+    port: int = typer.Option(8080, help="Port of the gateway; the next two are its admin port and the issuers'."),
     once: bool = typer.Option(False, "--once", help="Show the exchanges and stop."),
 ) -> None:
     """Try everything on this machine.
@@ -40,20 +45,25 @@ def dev(
     """
     import uvloop
 
-    from gateway.audit.base import SinkError
     from gateway.cli.problems import exit_with_problems
     from gateway.policy.problems import ConfigurationProblems
-    from gateway.tokens.stores.base import KeyStoreError
 
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("gateway").setLevel(logging.INFO)
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-dev-") as folder:
-            uvloop.run(_dev(policies, port, Path(folder), once=once))
+            uvloop.run(_dev(policies or _default_policies(), port, Path(folder), once=once))
     except ConfigurationProblems as problems:
         exit_with_problems(problems)
-    except (OSError, KeyStoreError, SinkError) as error:
-        typer.echo(f"gateway: {error}. Try another --port.", err=True)
+    except OSError as error:
+        taken = f"a port from {port} to {port + 2} is taken. Try: gateway dev --port 9000"
+        typer.echo(f"gateway: {taken if error.errno == errno.EADDRINUSE else error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _default_policies() -> Path:
+    here = Path("policies")
+    return here if here.is_dir() else Path(standin.__file__).parent / "policies"
 
 
 async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
@@ -76,11 +86,11 @@ async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
             "policies": policies,
             "audit": {"sinks": [f"file://{folder}/audit.jsonl"]},
         })  # fmt: skip
-        gateway = Gateway(settings, insecure_http=True, key_sources=_stood_in(policies, issuers), clock=clock)
+        gateway = Gateway(settings, insecure_http=True, key_sources=_stood_in(issuers), clock=clock)
         await gateway.start()
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
         try:
             demonstration = Demonstration(console, f"http://{gateway.public_address}", settings.issuer, folder)
@@ -95,26 +105,14 @@ async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
             await gateway.stop()
 
 
-def _stood_in(policies: Path, issuers: "list[StandInIssuer]") -> "dict[str, KeySource]":
-    """By name, for each issuer of the policies that a stand-in plays: where the stand-in publishes its keys."""
-    from gateway.identity.presets.common import is_reserved_audience
-    from gateway.kinds import PRESETS
+def _stood_in(issuers: "list[StandInIssuer]") -> "dict[str, KeySource]":
+    """By issuer URL: where its stand-in publishes its keys."""
     from gateway.model import KeySource
-    from gateway.policy.loading import load_policies
 
-    generation = load_policies(
-        policies,
-        presets=PRESETS,
-        gateway_issuer="http://127.0.0.1",
-        insecure_http=True,
-        number=1,
-        is_reserved_audience=is_reserved_audience,
-    )
-    published = {
+    return {
         issuer.issuer: KeySource(discovery_url=issuer.discovery_url, insecure_http=True, private_network=True)
         for issuer in issuers
     }
-    return {issuer.name: published[issuer.url] for issuer in generation.issuers if issuer.url in published}
 
 
 class Demonstration:
@@ -133,21 +131,24 @@ class Demonstration:
             await self._show_exchange(issuer.platform.title, issuer.token(self._audience))
         github = next(issuer for issuer in issuers if issuer.platform.name == "github")
         stranger = github.token(self._audience, event_name="pull_request_target")
-        await self._show_exchange("A pull request from a stranger", stranger)
+        await self._show_exchange("A pull request from a stranger", stranger, ("event_name",))
 
     def invite(self, issuers: "list[StandInIssuer]", admin_address: str, policies: Path) -> None:
         """Prints what to try while the gateway serves."""
         token = self._token_file(issuers[0])
-        self._console.rule("Try it", align="left", style="dim")
+        names = ", ".join(issuer.platform.name for issuer in issuers)
+        self._rule("Try it")
         self._console.print(
             f"curl -s {self._url}/token -d grant_type={TOKEN_EXCHANGE} \\\n"
             f"  -d subject_token_type={JWT} \\\n"
             f"  --data-urlencode subject_token@{token}\n"
-            f"\n.venv/bin/gateway token --gateway {self._url} --insecure-http --file {token} --output json\n"
-            f"\ncurl -s http://{admin_address}/readyz      # what it knows of its issuers"
-            f"\ncurl -s http://{admin_address}/metrics     # for Prometheus"
-            f"\ntail -f {self._folder}/audit.jsonl         # every decision, granted or denied"
-            f"\n$EDITOR {policies}/                        # changes are taken over at once, or refused whole"
+            f"\n.venv/bin/gateway token --gateway {self._url} --insecure-http \\\n  --file {token} --output json\n"
+            f"\ncurl -s http://{admin_address}/readyz   # what it knows of its issuers"
+            f"\ncurl -s http://{admin_address}/metrics  # for Prometheus"
+            f"\ntail -f {self._folder}/audit.jsonl   # every decision"
+            f"\n$EDITOR {policies}/   # taken over at once, or refused whole\n"
+            f"\nTokens: {self._folder}/*.token ({names}), made anew every {REFRESH_SECONDS // 60} minutes;"
+            f"\nissuers: {issuers[0].url.rpartition('/')[0]}/ and the same names."
         )
         self._console.print(f"\nServing on {self._url}; Ctrl-C ends it.", style="bold")
 
@@ -165,30 +166,49 @@ class Demonstration:
     def _token_file(self, issuer: "StandInIssuer") -> Path:
         return self._folder / f"{issuer.platform.name}.token"
 
-    async def _show_exchange(self, title: str, token: str) -> None:
+    async def _show_exchange(self, title: str, token: str, telling: tuple[str, ...] = ()) -> None:
         import aiohttp
 
         form = {"grant_type": TOKEN_EXCHANGE, "subject_token_type": JWT, "subject_token": token}
         async with aiohttp.ClientSession() as session, session.post(f"{self._url}/token", data=form) as answer:
             status, body = answer.status, await answer.json()
-        self._console.rule(title, align="left", style="bold")
-        self._console.print(f"POST {self._url}/token", style="cyan")
-        self._console.print(f"  grant_type          {TOKEN_EXCHANGE}")
-        self._console.print(f"  subject_token_type  {JWT}")
-        self._console.print("  subject_token       " + _shown(token, ("iss", "sub", "aud")), markup=False)
-        self._console.print(f"{status}", style="green" if status == 200 else "red")
+        show = self._console.print
+        self._rule(title)
+        show(f"POST {self._url}/token", style="cyan")
+        show(f"  grant_type     {TOKEN_EXCHANGE}")
+        show("  subject_token  " + _shown(token, ("iss", "sub", "aud", *telling)), markup=False)
+        show(f"{status}", style="green" if status == 200 else "red")
         for name, value in body.items():
-            shown = _shown(value) if name == "access_token" else str(value)
-            self._console.print(f"  {name:19} {shown}", markup=False)
-        self._console.print()
+            if name == "access_token":
+                show(f"  access_token   {_shown(value)}", markup=False)
+            elif name not in {"issued_token_type", "scope"}:
+                show(f"  {name:14} {value}", markup=False)
+        show(f"why: {self._why()}\n", markup=False, style="italic")
+
+    def _why(self) -> str:
+        """What the audit record of the last request says: for operators, not for the caller."""
+        record: dict[str, Any] = json.loads((self._folder / "audit.jsonl").read_text().splitlines()[-1])
+        if record["decision"] == "denied":
+            return str(record.get("detail", record["reason"]))
+        looked_at = ", ".join(f"{pointer[1:]} {value}" for pointer, value in record["claims"].items())
+        return f"rule {record['client_id']}/{record['rule']}; {looked_at}"
+
+    def _rule(self, title: str) -> None:
+        self._console.print(f"── {title} ".ljust(72, "─"), style="bold")
 
 
 def _shown(token: str, names: tuple[str, ...] | None = None) -> str:
     """A token cut short, with its claims decoded below; only the named ones where names are given."""
     claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     chosen = {name: claims[name] for name in names or claims if name in claims}
-    rest = len(claims) - len(chosen)
-    lines = [f"    {name}: {json.dumps(value)}" for name, value in chosen.items()]
-    if rest:
+    lines = [line for name, value in chosen.items() for line in _lines(name, value)]
+    if rest := len(claims) - len(chosen):
         lines.append(f"    ... and {rest} more claims")
     return f"{token[:24]}...{token[-8:]}\n" + "\n".join(lines)
+
+
+def _lines(name: str, value: object) -> list[str]:
+    line = f"    {name}: {json.dumps(value)}"
+    if len(line) <= 79 or not isinstance(value, dict):
+        return [line]
+    return [f"    {name}:", *(f"      {inner}: {json.dumps(one)}" for inner, one in value.items())]

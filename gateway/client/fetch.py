@@ -105,7 +105,7 @@ def check_url(url: str, *, insecure_http: bool) -> SplitResult:
         raise Misuse(f"The URL of {parts.hostname} must hold neither a user, nor a password, nor a fragment.")
     if parts.scheme == "http" and not insecure_http:
         raise Misuse(
-            f"http://{parts.netloc} would show the token to the network: use https (or insecure-http in a test)."
+            f"http://{parts.netloc} would show the token to the network: use https (or --insecure-http in a test)."
         )
     return parts
 

@@ -1,10 +1,13 @@
 """Tries again what may pass: exponential back-off with full jitter, bounded altogether, never against a refusal."""
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from gateway.client.errors import Unavailable
 from gateway.client.timing import Timing
+
+log = logging.getLogger("gateway.client")
 
 ATTEMPT_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.5
@@ -26,8 +29,11 @@ def retry(attempt: Callable[[float], Result], *, until: float, timing: Timing) -
             return attempt(max(allowed, 0.001))
         except Unavailable as fault:
             pause = pause_seconds(failures, fault.retry_after_seconds, timing.random)
-            if timing.monotonic() + pause >= until:
+            left = until - timing.monotonic()
+            if pause >= left:
                 raise
+            if failures == 0:
+                log.warning("%s; trying again for up to %.0f seconds", str(fault).rstrip("."), left)
         timing.sleep(pause)
         failures += 1
 

@@ -90,6 +90,8 @@ async def _read_body(request: web.Request) -> bytes:
                 body = await _read_bounded(request)
         except TimeoutError:
             raise Refusal("request_timeout") from None
+        except (ConnectionError, web.RequestPayloadError):
+            raise Refusal("malformed_request", "The connection ended before the body did.") from None
     if len(body) > MAX_BODY_BYTES:
         raise Refusal("request_too_large")
     return body

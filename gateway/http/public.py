@@ -30,6 +30,7 @@ def public_application(
             headers = request.headers
             if len(headers.getall("Host", ())) != 1 or len(headers.getall("Authorization", ())) > 1:
                 return refusal_answer(Refusal("malformed_request", "A header was sent twice."), None, new_request_id())
+            drain.begin()
             try:
                 response = await handler(request)
             except web.HTTPException:
@@ -38,6 +39,8 @@ def public_application(
                 request_id = new_request_id()
                 log.exception("unexpected error request_id=%s path=%s", request_id, request.path)
                 response = refusal_answer(Refusal("internal_error"), None, request_id)
+            finally:
+                drain.end()
             drain.apply(response)
             return response
 

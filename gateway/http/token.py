@@ -5,12 +5,12 @@ from time import perf_counter
 
 from aiohttp import web
 
-from gateway.exchange import Caller, Exchange
+from gateway.exchange import Caller, Exchange, Issued
 from gateway.http.answers import refusal_answer, token_answer
 from gateway.http.form import read_form
 from gateway.http.source import SourceAddress
 from gateway.metrics import ExchangeMeter
-from gateway.model import GrantType
+from gateway.model import GrantType, TokenRequest
 from gateway.oauth.errors import Refusal
 from gateway.oauth.parameters import parse_token_request
 
@@ -38,30 +38,36 @@ class TokenEndpoint:
     async def post(self, request: web.Request) -> web.Response:
         """Answers 200 with a token, or an error of RFC 6749 §5.2. Never anything else."""
         caller = Caller(self._new_request_id(), self._source_address(request))
+        grant: GrantType | None = None
+        try:
+            self._check_room()  # before anything is read: what cannot be served soon is told so at once
+            asked = await self._read(request, caller)
+            grant = asked.grant_type
+            self._check_room()  # whoever is still sending takes no place: half a request costs its sender nothing
+            return token_answer(await self._work(asked, caller))
+        except Refusal as refusal:
+            return refusal_answer(refusal, grant, caller.request_id)
+
+    def _check_room(self) -> None:
         if self._in_flight >= self._max_in_flight:
-            # Shed before anything is read: what cannot be served soon had better be told so at once.
             self._meter.count("none", "unknown", "denied", "overloaded")
-            return refusal_answer(Refusal("overloaded"), None, caller.request_id)
+            raise Refusal("overloaded")
+
+    async def _read(self, request: web.Request, caller: Caller) -> TokenRequest:
+        try:
+            return parse_token_request(await read_form(request))
+        except Refusal as refusal:
+            await self._exchange.refuse(refusal, caller)
+            raise
+
+    async def _work(self, asked: TokenRequest, caller: Caller) -> Issued:
         started = perf_counter()
         self._in_flight += 1
         try:
-            return await self._answer(request, caller)
+            return await self._exchange.exchange(asked, caller)
         finally:
             self._in_flight -= 1
             self._meter.total.observe(perf_counter() - started)
-
-    async def _answer(self, request: web.Request, caller: Caller) -> web.Response:
-        grant: GrantType | None = None
-        try:
-            try:
-                asked = parse_token_request(await read_form(request))
-            except Refusal as refusal:
-                await self._exchange.refuse(refusal, caller)
-                raise
-            grant = asked.grant_type
-            return token_answer(await self._exchange.exchange(asked, caller))
-        except Refusal as refusal:
-            return refusal_answer(refusal, grant, caller.request_id)
 
 
 async def only_post(_request: web.Request) -> web.Response:

@@ -63,8 +63,9 @@ _TABLE = (
     # -- the token as text
     Reason("token_too_large", "malformed", TOKEN_FAULT, "The token is larger than 16 KiB.",
            "Look at what was sent: a file of another kind, or several tokens?"),
-    Reason("malformed_token", "malformed", TOKEN_FAULT, "The token is not a compact signed JWT.",
-           "Send the token as the platform wrote it: three base64url parts, no quotes, no line break."),
+    Reason("malformed_token", "malformed", TOKEN_FAULT,
+           "The token is not a compact signed JWT: three base64url parts, no quotes, no line break.",
+           "Send the token as the platform wrote it; a line break at the end of a file is the commonest cause."),
     Reason("malformed_header", "malformed", TOKEN_FAULT, "The token's header cannot be read.",
            "The header must be a plain JSON object with an alg."),
     Reason("forbidden_header", "malformed", TOKEN_FAULT, "The token's header asks for something never honoured.",

@@ -15,6 +15,12 @@ from gateway.model import ClaimPath, Claims
 from gateway.policy.problems import nearest
 
 MAX_SOURCE_CHARACTERS = 2048
+MAX_LOOPS = 2
+"""How often an expression that builds texts or lists may go through a list."""
+MAX_SUMS = 8
+"""How many ``+`` there may be beside a loop."""
+MAX_REPETITIONS = 1000
+"""The sum of the counts in the regular expressions of one expression, which are compiled at each run."""
 MAX_CLAIM_DEPTH = 32
 MAX_MAPPED_CHARACTERS = 1024
 MAX_MAPPED_ENTRIES = 64
@@ -29,6 +35,15 @@ _STEP = re.compile(
             | \[\s*+ (?: "(?P<double>[^"\\\r\n]*+)" | '(?P<single>[^'\\\r\n]*+)' ) \s*+\] )""",
     re.VERBOSE,
 )
+_LITERAL_OR_COMMENT = re.compile(
+    r"""[bB]?[rR][bB]?(?:"{3}.*?"{3}|'{3}.*?'{3}|"[^"\r\n]*"|'[^'\r\n]*')
+      | [bB]?(?:"{3}(?:[^\\]|\\.)*?"{3} | '{3}(?:[^\\]|\\.)*?'{3} | "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
+      | //[^\r\n]*""",
+    re.VERBOSE | re.DOTALL,
+)
+_LOOP = re.compile(r"\.\s*+(?:all|exists|exists_one|filter|map)\s*+\(")
+_BUILDS = re.compile(r"\+|\.\s*+map\s*+\(|[\[{][^\[\]{}]*[A-Za-z_]")
+_REPETITION = re.compile(r"\{(?:[0-9]{1,4},)?([0-9]{1,4})\}")
 _UNDECLARED = re.compile(r"undeclared reference to '([A-Za-z_][A-Za-z0-9_]*)([^']*)'")
 _LOCATED = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 
@@ -139,9 +154,25 @@ def _compiled(source: str) -> cel.Expression:
     if "\0" in source:  # the runtime would stop reading there
         raise CelError("holds a NUL character")
     try:
-        return _ENVIRONMENT.compile(source)
+        program = _ENVIRONMENT.compile(source)
     except _FAULTS as fault:
         raise _in_words(str(fault)) from None
+    _check_growth(source)
+    return program
+
+
+def _check_growth(source: str) -> None:
+    """The runtime counts the turns of a loop, not what they make: ``["x"].map(a, a + a)`` again and again fills the
+    memory in thirty turns, and lists within lists take for ever to compare. ``source`` is known to compile.
+    """
+    code = _LITERAL_OR_COMMENT.sub('""', source)
+    loops = len(_LOOP.findall(code))
+    if loops > MAX_LOOPS and _BUILDS.search(code):
+        raise CelError(f"goes through lists more than {MAX_LOOPS} times, and builds texts or lists as it goes")
+    if loops and code.count("+") > MAX_SUMS:
+        raise CelError(f"adds more than {MAX_SUMS} times beside going through a list")
+    if sum(int(times) for times in _REPETITION.findall(source)) > MAX_REPETITIONS:
+        raise CelError(f"its regular expressions repeat something more than {MAX_REPETITIONS} times in all")
 
 
 def _in_words(fault: str) -> CelError:
@@ -152,6 +183,8 @@ def _in_words(fault: str) -> CelError:
     words = words.replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
     where = f" at character {column}" + (f" of line {line}" if line != "1" else "") if int(column) > 0 else ""
     suggestion = ""
+    if "token recognition error at: '= '" in words or "token recognition error at: '=" in words:
+        suggestion = "=="
     if undeclared := _UNDECLARED.search(words):
         near = nearest(undeclared[1], ("claims", "issuer"))
         suggestion = f"{near}{undeclared[2]}" if near else ""

@@ -6,15 +6,16 @@ fit. Pure: the documents, the presets and what is reserved are handed in.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import PurePath
 from sys import intern
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from gateway.model import ClaimPath, KeySource, Preset, TrustedIssuer
+from gateway.model import ClaimPath, ClaimTable, KeySource, Preset, TrustedIssuer
 from gateway.oauth.errors import Refusal
 from gateway.oauth.parameters import parse_scope
 from gateway.oauth.reasons import REASONS
@@ -37,7 +38,15 @@ from gateway.policy.documents import (
 )
 from gateway.policy.generation import Counts, Generation, Guardrail, Resource, ServiceAccount, TrustRule, index_rules
 from gateway.policy.inline_tests import TestCase, failures
-from gateway.policy.problems import Path, PolicyProblems, Problem, described, nearest, problems_of
+from gateway.policy.problems import (
+    NO_SUCH_FIELD,
+    Path,
+    PolicyProblems,
+    Problem,
+    described,
+    nearest,
+    problems_of,
+)
 
 RESERVED_CLAIMS = frozenset({
     "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "scp", "act", "may_act", "cnf", "typ", "azp",
@@ -50,6 +59,8 @@ DECISION_REASONS = tuple(code for code, reason in REASONS.items() if reason.stag
 """The reasons that an inline test may expect."""
 
 _PRIVATE_MEMBERS = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")  # RFC 7518 sections 6.2.2, 6.3.2, 6.4
+
+_REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})  # RFC 7519 section 4.1
 
 _Grants = Mapping[str, tuple[str, ...]]
 _Access = tuple[tuple[str, tuple[str, ...]], ...]
@@ -72,7 +83,7 @@ def compile_documents(
 ) -> Generation:
     """The generation that the documents describe, its inline tests passed.
 
-    ``key_sources`` replaces the keys of the issuers that it names. ``unread`` is where whoever yields the documents
+    ``key_sources`` replaces the keys of the issuers whose URLs it has. ``unread`` is where whoever yields the documents
     notes what could not be read. Raises ``PolicyProblems``, with lines no finer than where a document begins.
     """
     compilation = _Compilation(
@@ -130,6 +141,20 @@ class _DraftAccount:
     tests: tuple[InlineTest, ...]
 
 
+class _KnownClaims(frozenset[str]):
+    """The top-level claims of a platform's tokens by name; ``prefixes`` are those of names that it makes up."""
+
+    prefixes: tuple[str, ...]
+
+    def __new__(cls, table: ClaimTable) -> Self:
+        """From a preset's table, where ``*`` at the end of a name stands for any rest."""
+        listed = table.optional | table.ignored
+        exact = {name for name in listed if not name.endswith("*")} | {path[0] for path in table.required}
+        known = super().__new__(cls, exact | _REGISTERED)
+        known.prefixes = tuple(name.removesuffix("*") for name in listed if name.endswith("*"))
+        return known
+
+
 class _Compilation:
     """One load: ``take`` each document, then ``finish``."""
 
@@ -162,6 +187,7 @@ class _Compilation:
         self._answering: dict[str, str] = {}
         self._roles: dict[str, _Access] = {}
         self._conditions: dict[str, Condition] = {}
+        self._claims_of: dict[str, _KnownClaims] = {}
         self._known: dict[Any, Any] = {}
         self._access: dict[_AccessKey, _Grants] = {}
         self._narrowed: dict[tuple[_AccessKey, tuple[str, ...]], _Grants] = {}
@@ -204,8 +230,9 @@ class _Compilation:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            self._problems += problems_of(error, place.file, lambda _path: place.line, model, place.number)
-            return None
+            problems = problems_of(error, place.file, lambda _path: place.line, model, place.number)
+            self._problems += problems
+            return _as_probably_meant(model, value, problems)
 
     def _claim_name(self, kind: str, name: Any, place: _Place) -> None:
         if not isinstance(name, str):
@@ -321,12 +348,9 @@ class _Compilation:
     def finish(self, number: int) -> Generation:
         """Resolves the references, compiles, runs the inline tests. Raises ``PolicyProblems``."""
         issuers = [one for one in map(self._issuer, self._issuers) if one is not None]
+        self._claims_of = {issuer.name: _KnownClaims(issuer.claims) for issuer in issuers}
         self._warn_of_shared_discovery(issuers)
-        conditions = {
-            document.name: condition
-            for document, place, _ in self._issuers
-            if (condition := self._condition(document.when, place, ("when",))) is not None
-        }
+        conditions = self._issuer_conditions()
         for resource_document, place in self._resource_documents:
             self._add_resource(resource_document, place)
         for role, place in self._role_documents:
@@ -361,6 +385,16 @@ class _Compilation:
             raise PolicyProblems(failed)
         return generation
 
+    def _issuer_conditions(self) -> dict[str, Condition]:
+        found = {}
+        for document, place, _ in self._issuers:
+            condition = self._condition(document.when, place, ("when",))
+            if condition is not None:
+                found[document.name] = condition
+                looked_at = [(("when",), path) for path in condition.paths]
+                self._warn_of_unknown_claims(document.name, looked_at, place)
+        return found
+
     def _issuer(self, kept: tuple[IssuerDocument, _Place, str]) -> TrustedIssuer | None:
         document, place, folder = kept
         preset = self._presets.get(document.preset)
@@ -375,6 +409,9 @@ class _Compilation:
             )
             return None
         self._check_https(url, place, ("url",))
+        if url == self._gateway_issuer:
+            words = "is this gateway's own issuer: its tokens are exchanged as access tokens, not trusted as workloads"
+            self._problems.append(place.problem(("url",), words))
         if not re.fullmatch(preset.url_pattern, url):
             words = f"{url} does not look like an issuer of {preset.title}"
             self._warnings.append(place.problem(("url",), words))
@@ -385,7 +422,7 @@ class _Compilation:
             url=url,
             audiences=audiences,
             algorithms=frozenset(document.algorithms or preset.algorithms),
-            keys=self._key_sources.get(document.name) or self._key_source(document, preset, url, place, folder),
+            keys=self._key_sources.get(url) or self._key_source(document, preset, url, place, folder),
             claims=preset.claims,
             companion_audiences=frozenset(document.companion_audiences),
             reserved_audiences=(preset.reserved_audiences | {url}) - audiences,
@@ -484,6 +521,16 @@ class _Compilation:
             served_by=frozenset(document.served_by),
         )
 
+    def _warn_of_unknown_claims(self, issuer: str, looked_at: Iterable[tuple[Path, ClaimPath]], place: _Place) -> None:
+        """Warns of claims that the platform's tokens do not have: a rule on them never matches, and a guardrail on
+        them that asks for their presence first never holds.
+        """
+        known = self._claims_of.get(issuer)
+        for path, claim in looked_at:
+            if known is not None and claim[0] not in known and not claim[0].startswith(known.prefixes):
+                words = f"no token of {issuer} is known to have the claim {described(claim[0])[1:-1]}"
+                self._warnings.append(place.problem(path, words, nearest(claim[0], known)))
+
     def _guardrails(self) -> dict[str, tuple[Guardrail, ...]]:
         found: dict[str, list[Guardrail]] = {}
         for document, place in self._guardrail_documents:
@@ -492,6 +539,9 @@ class _Compilation:
                 self._check_reference("Issuer", document.issuer, place, ("issuer",))
             if condition is None:
                 continue
+            if document.issuer is not None:
+                looked_at = [(("deny_when",), path) for path in condition.paths]
+                self._warn_of_unknown_claims(document.issuer, looked_at, place)
             for issuer in self._names["Issuer"] if document.issuer is None else [document.issuer]:
                 found.setdefault(issuer, []).append(Guardrail(document.name, condition))
         return {issuer: tuple(guardrails) for issuer, guardrails in found.items()}
@@ -520,6 +570,7 @@ class _Compilation:
         for position, rule in enumerate(draft.rules):
             path = ("trust", position)
             self._check_reference("Issuer", rule.issuer, draft.place, (*path, "issuer"))
+            self._warn_of_unknown_claims(rule.issuer, _looked_at(rule, path), draft.place)
             for inner, scope in enumerate(rule.scopes or ()):
                 if scope not in granted and is_complete:
                     words = f"{scope} is not in the access of this service account"
@@ -634,3 +685,42 @@ def _fractions(value: Any, path: Path) -> Iterator[Path]:
     elif isinstance(value, list):
         for position, member in enumerate(value):
             yield from _fractions(member, (*path, position))
+
+
+def _looked_at(rule: _DraftRule, path: Path) -> Iterator[tuple[Path, ClaimPath]]:
+    """The claims of a rule's conditions, each with its place in the document."""
+    for match in rule.match:
+        yield (*path, "match", match.path[0]), match.path
+    for like in rule.like:
+        yield (*path, "like", like.path[0]), like.path
+    for claim in rule.when.paths if rule.when is not None else ():
+        yield (*path, "when"), claim
+
+
+def _as_probably_meant(model: type[Document], value: Mapping[str, Any], problems: list[Problem]) -> Document | None:
+    """The document with the nearest names in place of the misspelt ones, and without fields that no name is near to;
+    None where more is wrong with it. The load fails all the same: this is to tell what else is wrong in one go.
+    """
+    meant = deepcopy(value)
+    for problem in problems:
+        holder = _at(meant, problem.path[:-1])
+        if problem.message != NO_SUCH_FIELD or not isinstance(holder, dict):
+            return None
+        misspelt = holder.pop(problem.path[-1])
+        if problem.suggestion:
+            holder.setdefault(problem.suggestion, misspelt)
+    try:
+        return model.model_validate(meant)
+    except ValidationError:
+        return None
+
+
+def _at(value: Any, path: Path) -> Any:
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(cast("str", step))
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value

@@ -95,6 +95,8 @@ def _entitle(
         if not set(request.scopes) <= set(granted):
             return _denied("scope_not_granted", generation, account.name)
         granted = tuple(scope for scope in granted if scope in request.scopes)
+    if not granted:  # the policy has changed, or the two have nothing in common: a token for nothing opens doors, too
+        return _denied("scope_not_granted", generation, account.name)
     bounds = (resource.token_lifetime_seconds, account.token_lifetime_seconds, request.lifetime_seconds)
     entitlement = Entitlement(
         service_account=account.name,

@@ -17,6 +17,7 @@ from gateway.policy.yaml_reader import YamlDocument, lines_of, nearest_line, par
 MAX_FILE_BYTES = 8 * 1024 * 1024
 MAX_TOTAL_BYTES = 512 * 1024 * 1024
 MAX_FILES = 100_000
+MAX_FOLDERS = 10_000
 MAX_FOLDER_DEPTH = 16
 SUFFIXES = frozenset({".yaml", ".yml"})
 
@@ -57,10 +58,12 @@ class Sources:
             problems.append(Problem(str(self._folder), 0, (), "the files changed while they were read"))
 
     def fingerprint(self) -> str:
-        """The digest that ``documents`` would end with now. Never raises: what cannot be read counts as absent."""
-        ignored: list[Problem] = []
-        for _ in self._contents(policy_files(self._folder, ignored), ignored):
+        """The digest that ``documents`` would end with now. Never raises: what cannot be read makes another one."""
+        problems: list[Problem] = []
+        for _ in self._contents(policy_files(self._folder, problems), problems):
             pass
+        for problem in problems:
+            self._digest.update(f"{problem}\0".encode())
         return self.sha256
 
     def _contents(self, files: list[Path], problems: list[Problem]) -> Iterator[tuple[Path, bytes]]:
@@ -101,16 +104,19 @@ def policy_files(folder: Path, problems: list[Problem]) -> list[Path]:
 
     Hidden names are skipped, and with them the ``..data`` directories of a ConfigMap volume; links are followed.
     """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        problems.append(Problem(str(folder), 0, (), "no such folder"))
+    try:
+        if folder.is_file():
+            return [folder]
+        if not folder.is_dir():
+            problems.append(Problem(str(folder), 0, (), "no such folder"))
+            return []
+        return _Walk(problems).files_in(folder)
+    except OSError as error:
+        problems.extend(_reading_problems(error, str(folder)))
         return []
-    found: list[Path] = []
-    _walk(folder, found, problems, frozenset())
-    if len(found) > MAX_FILES:
-        problems.append(Problem(str(folder), 0, (), f"more than {MAX_FILES} policy files"))
-    return found[:MAX_FILES]
+    except _TooManyError as too_many:
+        problems.append(Problem(str(folder), 0, (), f"more than {too_many}"))
+        return []
 
 
 def locate_problems(problems: Iterable[Problem]) -> list[Problem]:
@@ -139,23 +145,43 @@ def _lines_in(file: Path, wanted: set[int]) -> dict[int, dict[tuple[str | int, .
         return {}
 
 
-def _walk(folder: Path, found: list[Path], problems: list[Problem], above: frozenset[Path]) -> None:
-    try:
-        here = folder.resolve(strict=True)
-        entries = sorted(folder.iterdir())
-    except (OSError, RuntimeError) as error:
-        problems.append(Problem(str(folder), 0, (), f"cannot be read: {error}"))
-        return
-    if here in above or len(above) >= MAX_FOLDER_DEPTH:
-        problems.append(Problem(str(folder), 0, (), "a folder within itself, or folders nested too deep"))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            _walk(entry, found, problems, above | {here})
-        elif entry.suffix in SUFFIXES:
-            found.append(entry)
+class _TooManyError(Exception):
+    """More than can be policies: a link leads out of the folder, or links multiply each other."""
+
+
+class _Walk:
+    """One way through a folder and all below it, links included."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self._problems = problems
+        self._found: list[Path] = []
+        self._folders = 0
+
+    def files_in(self, folder: Path) -> list[Path]:
+        """The policy files, sorted. Raises ``_TooManyError``."""
+        self._enter(folder, frozenset())
+        return self._found
+
+    def _enter(self, folder: Path, above: frozenset[Path]) -> None:
+        self._folders += 1
+        if self._folders > MAX_FOLDERS:
+            raise _TooManyError(f"{MAX_FOLDERS} folders")
+        try:
+            here = folder.resolve(strict=True)
+            entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+        except (OSError, RuntimeError) as error:
+            self._problems.append(Problem(str(folder), 0, (), f"cannot be read: {error}"))
+            return
+        if here in above or len(above) >= MAX_FOLDER_DEPTH:
+            self._problems.append(Problem(str(folder), 0, (), "a folder within itself, or folders nested too deep"))
+            return
+        for entry, is_folder in entries:
+            if is_folder:
+                self._enter(entry, above | {here})
+            elif entry.suffix in SUFFIXES:
+                self._found.append(entry)
+                if len(self._found) > MAX_FILES:
+                    raise _TooManyError(f"{MAX_FILES} policy files")
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -41,5 +41,17 @@ def load_policies(
         )
     except PolicyProblems as found:
         raise PolicyProblems(locate_problems(found.problems), found.left_out) from None
-    warnings = tuple(locate_problems(generation.warnings))
+    warnings = (*locate_problems(generation.warnings), *_missing_key_sets(generation))
     return replace(generation, warnings=warnings, sha256=sources.sha256)
+
+
+def _missing_key_sets(generation: Generation) -> list[Problem]:
+    """Key sets that are to be read from files that are not there. They may come yet: a warning, and no more.
+
+    Other files of an issuer (its CA, its bearer token) are where the gateway runs, not where policies are checked.
+    """
+    return [
+        Problem(issuer.keys.jwks_file, 0, (), f"is not there: the key set of the issuer {issuer.name}")
+        for issuer in generation.issuers
+        if issuer.keys.jwks_file is not None and not Path(issuer.keys.jwks_file).exists()
+    ]

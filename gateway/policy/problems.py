@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 MAX_PROBLEMS = 200
+NO_SUCH_FIELD = "no such field"
 
 Path = tuple[str | int, ...]
 """Where in a document: keys and positions from the outside in."""
@@ -46,7 +47,7 @@ class Problem:
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         path = f"{path_text(self.path)}: " if self.path else ""
         hint = f" (did you mean {self.suggestion}?)" if self.suggestion else ""
-        return f"{where}{path}{self.message}{hint}"
+        return _visible(f"{where}{path}{self.message}{hint}")
 
 
 class ConfigurationProblems(Exception):
@@ -65,6 +66,13 @@ class ConfigurationProblems(Exception):
 
 class PolicyProblems(ConfigurationProblems):
     """The policy files cannot become a generation."""
+
+
+def _visible(text: str) -> str:
+    """The text with everything that has no shape escaped: it goes to terminals, logs and JSON, which controls, marks
+    that turn the direction of writing and file names that are no Unicode would confuse or break.
+    """
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def path_text(path: Path) -> str:
@@ -100,7 +108,8 @@ def problems_of(
 
     ``model`` is the model that was validated: its fields are the names to suggest.
     """
-    found = [_problem(details, file, locate, model, document) for details in error.errors(include_url=False)]
+    first = error.errors(include_url=False)[:MAX_PROBLEMS]
+    found = [_problem(details, file, locate, model, document) for details in first]
     return [one for one in found if not _follows_from_another(one, found)]
 
 
@@ -129,7 +138,7 @@ def _words(details: ErrorDetails) -> str:
         return f"expected text, got {described(given)}" + _quote_it(given)
     match kind:
         case "extra_forbidden":
-            return "no such field"
+            return NO_SUCH_FIELD
         case "missing":
             return _MISSING
         case "bool_type":

@@ -44,8 +44,10 @@ _FRACTION = re.compile(
     r"[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|[-+]?\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
 _AMBIGUOUS = re.compile(
-    r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0[0-9_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*_[0-9_]*|[1-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)"
+    r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0[0-9_]+|0x[0-9a-fA-F_]+|[1-9][0-9]*+_[0-9_]*+|[1-9][0-9_]*+(?::[0-5]?[0-9])++(?:\.[0-9_]*+)?)"
 )
+_TAG_DIRECTIVE = re.compile(r"(?:\A|[\n\r\x85\u2028\u2029])%TAG")
+"""libyaml compares each of them with all before it, and holds the interpreter while it does."""
 
 
 class _NoKey:
@@ -82,6 +84,7 @@ def read_documents(text: str, file: str, problems: list[Problem]) -> Iterator[Ya
     """
     reading = _Reading(text, file, problems)
     try:
+        _check_directives(text)
         yield from reading.documents()
     except _Fault as fault:
         problems.append(Problem(file, fault.line, fault.path, fault.message, document=reading.number))
@@ -250,6 +253,11 @@ class _Reading:
 
     def _problem(self, event: Any, path: Path, message: str) -> None:
         self._problems.append(Problem(self._file, event.start_mark.line + 1, path, message, document=self.number))
+
+
+def _check_directives(text: str) -> None:
+    if found := _TAG_DIRECTIVE.search(text):
+        raise _Fault(text.count("\n", 0, found.end()) + 1, (), "tags are not accepted")
 
 
 def _events(text: str) -> Callable[[], Any]:

@@ -55,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=6, help="length of one run")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--without-decisions", action="store_true", help="leave out the policy sizes")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -183,9 +183,8 @@ def print_table(cases: list[Case], runs: dict[str, list[Run]], arguments: argpar
         rate = statistics.median(run.requests_per_second for run in own)
         times = " | ".join(f"{value / 1000:.1f}" for value in medians)
         print(f"| {case.title} | {rate:,.0f} | {'' if case.title == case.floor else f'{ratio:.2f}'} | {times} |")
-    print(
-        f"\n{arguments.repeats} runs of {arguments.seconds} s each in turns, {arguments.connections} connections, medians.\n"
-    )
+    runs_of = f"{arguments.repeats} runs of {arguments.seconds} s each"
+    print(f"\n{runs_of} in turns, {arguments.connections} connections, medians.\n")
 
 
 def decisions(folder: Path, size: int, console: Console) -> dict[str, float]:

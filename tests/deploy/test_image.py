@@ -142,7 +142,7 @@ def ignored(path: str, patterns: list[str]) -> bool:
 
 
 def test_what_the_package_needs_to_be_built_is_copied():
-    assert {"pyproject.toml", "gateway", PROJECT["readme"], "deploy/requirements.lock"} == set(copied_from_context())
+    assert {"pyproject.toml", "gateway", "policies", PROJECT["readme"], "deploy/requirements.lock"} == set(copied_from_context())
 
 
 def test_the_container_starts_without_a_shell():

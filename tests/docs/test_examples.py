@@ -23,7 +23,9 @@ OTHERS = [
 
 @pytest.mark.parametrize("policies", SETS)
 def test_policies_on_a_page_load_without_a_warning(policies, tmp_path):
-    assert loaded(policies, tmp_path / "policies").warnings == ()
+    warnings = loaded(policies, tmp_path / "policies").warnings
+    # The key sets that a page speaks of are the reader's own.
+    assert [one for one in warnings if not one.message.startswith("is not there: the key set")] == []
 
 
 @pytest.mark.parametrize("block", OTHERS)

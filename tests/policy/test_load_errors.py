@@ -49,6 +49,7 @@ def test_all_mistakes_of_all_files_are_told_at_once(tmp_path):
         "a.yaml:5: kind: is missing",
         "b.yaml:3: foo: no such field",
         "b.yaml:4: bar: no such field",
+        "b.yaml:5: trust[0]: would trust every token of the issuer: add match, like or when",
         "c.yaml:2: not YAML: while parsing a flow node, did not find expected node content",
     ]
 
@@ -57,6 +58,49 @@ def test_what_refers_to_a_broken_document_is_not_called_wrong_as_well(tmp_path):
     write(tmp_path, "kind: Resource\nname: api\nidentifier: https://a.example.com\nscops: {a: A}\n", "a.yaml")
     write(tmp_path, "kind: Role\nname: r\naccess: [{resource: api, scopes: [a]}]\n", "b.yaml")
     assert problems_of_folder(tmp_path) == ["a.yaml:4: scops: no such field (did you mean scopes?)"]
+
+
+def test_a_misspelt_name_hides_nothing_else_of_its_document(tmp_path):
+    text = (
+        "kind: ServiceAccount\nname: app\nacess: [{resource: nowhere, scopes: [x]}]\n"
+        "trust:\n  - issuer: nobody\n    mach: {sub: x}\n    when: claims.sub ==\n"
+    )
+    write(tmp_path, BASE, "base.yaml")
+    write(tmp_path, text, "app.yaml")
+    told = "\n".join(problems_of_folder(tmp_path))
+    assert "app.yaml:3: acess: no such field (did you mean access?)" in told
+    assert "app.yaml:6: trust[0].mach: no such field (did you mean match?)" in told
+    assert "app.yaml:7: trust[0].when: does not type-check" in told
+    assert "no Issuer is called nobody" in told
+    assert "no Resource is called nowhere" in told
+    assert "would trust every token" not in told
+
+
+@pytest.mark.parametrize(
+    ("document", "warning"),
+    [
+        (
+            "kind: Guardrail\nname: g\nissuer: github\ndeny_when: claims.event_nme == 'push'\n",
+            "deny_when: no token of github is known to have the claim event_nme (did you mean event_name?)",
+        ),
+        (
+            "kind: ServiceAccount\nname: a\ntrust:\n  - issuer: github\n    match: {repositry_id: '1'}\n",
+            (
+                "trust[0].match.repositry_id: no token of github is known to have the claim repositry_id"
+                " (did you mean repository_id?)"
+            ),
+        ),
+        (
+            "kind: ServiceAccount\nname: a\ntrust:\n  - {issuer: github, when: has(claims.reff)}\n",
+            "trust[0].when: no token of github is known to have the claim reff (did you mean ref?)",
+        ),
+        ("kind: Guardrail\nname: g\nissuer: github\ndeny_when: claims.repo_property_tier == 'x'\n", None),
+        ("kind: Guardrail\nname: g\nissuer: github\ndeny_when: claims.sub == 'x'\n", None),
+    ],
+)
+def test_a_claim_that_the_platform_does_not_have_is_warned_of(document, warning):
+    found = [str(one).partition(": ")[2] for one in generation_of(document).warnings if "known to have" in one.message]
+    assert found == ([warning] if warning else [])
 
 
 def test_of_very_many_mistakes_the_first_two_hundred_are_told(tmp_path):
@@ -110,7 +154,7 @@ def test_keys_come_from_where_the_file_says(written, source):
 
 def test_the_demo_can_put_its_own_keys_in_place():
     source = KeySource(discovery_url="http://127.0.0.1:1/d", private_network=True, insecure_http=True)
-    generation = generation_of(key_sources={"github": source})
+    generation = generation_of(key_sources={"https://token.actions.githubusercontent.com": source})
     assert {one.name: one.keys for one in generation.issuers}["github"] == source
 
 

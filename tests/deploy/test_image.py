@@ -122,7 +122,7 @@ def test_what_is_copied_exists_and_is_not_kept_from_the_build():
         assert not ignored(source, patterns), source
 
 
-@pytest.mark.parametrize("path", [".git", ".venv", "policies", "tests", "deploy/kubernetes", "gateway/__pycache__"])
+@pytest.mark.parametrize("path", [".git", ".venv", "CHANGELOG.md", "tests", "deploy/kubernetes", "gateway/__pycache__"])
 def test_the_build_sees_nothing_that_it_does_not_need(path):
     assert ignored(path, (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines())
 
@@ -142,7 +142,8 @@ def ignored(path: str, patterns: list[str]) -> bool:
 
 
 def test_what_the_package_needs_to_be_built_is_copied():
-    assert {"pyproject.toml", "gateway", "policies", PROJECT["readme"], "deploy/requirements.lock"} == set(copied_from_context())
+    needed = {"pyproject.toml", "gateway", "policies", PROJECT["readme"], "deploy/requirements.lock"}
+    assert needed == set(copied_from_context())
 
 
 def test_the_container_starts_without_a_shell():

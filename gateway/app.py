@@ -18,6 +18,7 @@ from gateway.audit.log import AuditLog
 from gateway.clock import SteadyClock
 from gateway.exchange import Exchange
 from gateway.http.admin import admin_application
+from gateway.http.connection import Listener
 from gateway.http.drain import Drain
 from gateway.http.protocol_log import protocol_logger
 from gateway.http.public import public_application
@@ -87,7 +88,7 @@ class Gateway:
         self.replay_marks = STATE_BACKENDS[scheme(settings.state)](settings.state, self._clock)
         self._drain = Drain()
         self._new_identifier = Identifiers()
-        self._runners: list[web.AppRunner] = []
+        self._runners: list[web.BaseRunner] = []
         self.public_address = ""
         self.admin_address = ""
 
@@ -204,20 +205,26 @@ class Gateway:
     async def _listen(self, application: web.Application, address: str, tls: ssl.SSLContext | None) -> str:
         """Opens one listener; returns the address that it got."""
         host, _, port = address.rpartition(":")
-        runner = web.AppRunner(
-            application,
+        inner = web.AppRunner(application, handle_signals=False)
+        await inner.setup()
+        assert inner.server is not None
+        listener = Listener(
+            inner.server,
             access_log=None,
             keepalive_timeout=75,
             max_line_size=8190,
             max_field_size=8190,
             lingering_time=1,
-            shutdown_timeout=1,  # for what overstayed its grace
-            handle_signals=False,
             auto_decompress=False,
             logger=protocol_logger(),
         )
+        runner = web.ServerRunner(
+            listener,
+            handle_signals=False,
+            shutdown_timeout=1,  # for what overstayed its grace
+        )
         await runner.setup()
-        self._runners.append(runner)
+        self._runners += [runner, inner]
         site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024)
         await site.start()
         bound = runner.addresses[0]
@@ -310,4 +317,7 @@ async def watch(gateway: Gateway, stop: asyncio.Event) -> None:
             rust_timeout=10_000,
             yield_on_timeout=True,
         ):
-            await gateway.reload()
+            try:
+                await gateway.reload()
+            except Exception:
+                log.exception("unexpected error while reloading the policies")  # and they are looked at again

@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from gateway.audit.log import AuditLog
+from gateway.identity.jose import token_sha256
 from gateway.identity.trust import TrustStore
 from gateway.metrics import ExchangeMeter
 from gateway.model import (
@@ -133,12 +134,12 @@ class Exchange:
         workload = await self._trust.authenticate(request.token)  # 1
         story.workload = workload
         identified = perf_counter()
-        decision = decide(self._policies.generation, workload, request)  # 2
+        decision = decide(self._generation_for(workload), workload, request)  # 2
         story.decision = decision
         entitlement = _entitled(decision, request, workload.issuer.explain_denials)
         decided = perf_counter()
         if workload.issuer.replay == "reject":
-            await self._claim_once(workload)  # 3
+            await self._claim_once(workload, request.token)  # 3
         act = {"iss": workload.issuer.url, "sub": workload.subject}
         not_after = workload.expires_at if workload.issuer.bound_to_subject_token else None
         story.access_token = self._mint(entitlement, act, not_after)  # 4
@@ -148,20 +149,39 @@ class Exchange:
     async def _exchange_own_token(self, request: TokenRequest, story: _Story) -> None:
         own = verify_own_token(request.token, self._signing_keys, self._issuer, self._clock())  # 1
         story.own_token = own
-        generation = self._policies.generation
-        act: Mapping[str, Any] = own.act
         if request.actor_token is None:
-            decision = decide_narrowing(generation, own.service_account, own.audience, own.scopes, request)  # 2
+            self._narrow(own, request, story)
         else:
-            actor = await self._trust.authenticate(request.actor_token)
-            story.workload = actor
-            decision = decide_delegation(generation, own.service_account, own.audience, own.act, actor, request)  # 2
-            act = {"iss": actor.issuer.url, "sub": actor.subject, "act": own.act}
+            await self._delegate(own, request.actor_token, request, story)
+
+    def _narrow(self, own: OwnToken, request: TokenRequest, story: _Story) -> None:
+        generation = self._policies.generation
+        decision = decide_narrowing(generation, own.service_account, own.audience, own.scopes, request)  # 2
+        story.decision = decision
+        story.access_token = self._mint(_entitled(decision, request, "reason"), own.act, own.expires_at)  # 4
+
+    async def _delegate(self, own: OwnToken, actor_token: str, request: TokenRequest, story: _Story) -> None:
+        actor = await self._trust.authenticate(actor_token)  # 1
+        story.workload = actor
+        generation = self._generation_for(actor)
+        decision = decide_delegation(generation, own.service_account, own.audience, own.act, actor, request)  # 2
         story.decision = decision
         entitlement = _entitled(decision, request, "reason")
-        if story.workload is not None and story.workload.issuer.replay == "reject":
-            await self._claim_once(story.workload)  # 3
-        story.access_token = self._mint(entitlement, act, own.expires_at)  # 4
+        if actor.issuer.replay == "reject":
+            await self._claim_once(actor, actor_token)  # 3
+        act = {"iss": actor.issuer.url, "sub": actor.subject, "act": own.act}
+        bound = actor.issuer.bound_to_subject_token
+        not_after = min(own.expires_at, actor.expires_at) if bound else own.expires_at
+        story.access_token = self._mint(entitlement, act, not_after)  # 4
+
+    def _generation_for(self, workload: Workload) -> Generation:
+        """The policies in force, if they trust the issuer that the workload was verified under. Between two
+        generations an issuer may have changed its URL or its keys and kept its name.
+        """
+        generation = self._policies.generation
+        if not generation.trusts(workload.issuer):
+            raise Refusal("issuer_unavailable", internal=f"the issuer {workload.issuer.name} is being taken over")
+        return generation
 
     def _mint(self, entitlement: Entitlement, act: Mapping[str, Any], not_after: int | None) -> AccessToken:
         return mint(
@@ -174,13 +194,13 @@ class Exchange:
             not_after=not_after,
         )
 
-    async def _claim_once(self, workload: Workload) -> None:
+    async def _claim_once(self, workload: Workload, token: str) -> None:
         """Sets the replay mark. It outlives the token by the leeway, so that no window opens behind it."""
         until = workload.expires_at + workload.issuer.leeway_seconds + 5
+        # Without a jti, by what was signed: an ECDSA signature has a twin (r, n - s) that anybody can make.
+        key = workload.token_id or token_sha256(token.rpartition(".")[0])
         try:
-            first = await self._replay_marks.claim_once(
-                workload.issuer.name, workload.token_id or workload.token_sha256, until
-            )
+            first = await self._replay_marks.claim_once(workload.issuer.name, key, until)
         except StateUnavailableError as error:
             raise Refusal("state_unavailable", internal=str(error)) from error
         if not first:

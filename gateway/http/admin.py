@@ -16,7 +16,10 @@ def admin_application(registry: CollectorRegistry, readiness: Readiness) -> web.
     """What Prometheus and probes ask. No route here changes anything or shows a secret."""
 
     async def metrics(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     async def livez(_request: web.Request) -> web.Response:

@@ -63,6 +63,8 @@ def _check_content_type(request: web.Request) -> None:
     headers = request.headers
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refusal("unsupported_encoding", "The request body is compressed; send it as it is.")
+    if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":  # a coding before it would be taken for none
+        raise Refusal("unsupported_encoding", "The request body has another transfer coding than chunked.")
     declared = headers.getall("Content-Type", [])
     if len(declared) != 1:
         raise Refusal("malformed_request", f"Send one Content-Type: {FORM}.")

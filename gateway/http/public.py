@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from gateway.http.answers import refusal_answer
 from gateway.http.drain import Drain
@@ -14,6 +14,8 @@ from gateway.oauth.errors import Refusal
 from gateway.oauth.metadata import AUTHORIZATION_SERVER, JWKS, OPENID_CONFIGURATION, endpoint_paths, well_known_paths
 
 log = logging.getLogger("gateway.http")
+
+_VERSIONS = (HttpVersion11, HttpVersion10)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,7 +31,9 @@ def public_application(
         async def edge(request: web.Request) -> web.StreamResponse:
             headers = request.headers
             if len(headers.getall("Host", ())) != 1 or len(headers.getall("Authorization", ())) > 1:
-                return refusal_answer(Refusal("malformed_request", "A header was sent twice."), None, new_request_id())
+                return _not_understood("Host or Authorization was sent twice, or Host is missing.", new_request_id())
+            if request.version not in _VERSIONS:
+                return _not_understood("Only HTTP/1.1 and HTTP/1.0 are spoken here.", new_request_id())
             drain.begin()
             try:
                 response = await handler(request)
@@ -57,3 +61,10 @@ def public_application(
     for path in endpoint_paths(issuer, JWKS):
         router.add_get(path, guarded(well_known.key_set))
     return application
+
+
+def _not_understood(why: str, request_id: str) -> web.Response:
+    """Refuses what two parsers may read in two ways, and closes: nobody knows what comes behind it."""
+    answer = refusal_answer(Refusal("malformed_request", why), None, request_id)
+    answer.force_close()
+    return answer

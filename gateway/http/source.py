@@ -17,20 +17,17 @@ def source_address(trusted_proxies: Sequence[str]) -> SourceAddress:
     networks = [ipaddress.ip_network(network) for network in trusted_proxies]
 
     def trusted(address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in networks)
+        parsed = _parse_address(address)
+        return parsed is not None and any(parsed in network for network in networks)
 
     def of(request: web.Request) -> str:
         peer = request.remote or "unknown"
-        if not networks or not trusted(peer):
+        if not networks or not trusted(peer.partition("%")[0]):
             return peer
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
         for hop in reversed(forwarded.split(",")[-_MAX_HOPS:]):
             address = hop.strip()
-            if not _is_address(address):
+            if _parse_address(address) is None:
                 return peer
             if not trusted(address):
                 return address
@@ -39,9 +36,11 @@ def source_address(trusted_proxies: Sequence[str]) -> SourceAddress:
     return of
 
 
-def _is_address(text: str) -> bool:
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address without a zone (RFC 4007 §11): what stands behind its ``%`` may be any text at all."""
+    if "%" in text:
+        return None
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None

@@ -19,6 +19,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from gateway.identity.regular_file import stat_regular_file
+
 MAX_BODY_BYTES = 100 * 1024
 MAX_CREDENTIAL_BYTES = 16 * 1024
 TOTAL_SECONDS = 5.0
@@ -171,6 +173,7 @@ class HttpFetcher:
     def _tls_context(self, ca_file: str | None) -> ssl.SSLContext:
         """A private CA is read anew each time, as it rotates; the machine's own roots are read once."""
         if ca_file is not None:
+            stat_regular_file(ca_file)
             return ssl.create_default_context(cafile=ca_file)
         if self._public_roots is None:
             self._public_roots = ssl.create_default_context()
@@ -255,6 +258,7 @@ def _parse_url(url: str, *, insecure_http: bool) -> URL:
 
 
 def _read_bearer_token(path: str) -> str:
+    stat_regular_file(path)
     with Path(path).open("rb") as file:
         text = file.read(MAX_CREDENTIAL_BYTES + 1).strip().decode("ascii")
     if len(text) > MAX_CREDENTIAL_BYTES or not _BEARER_TOKEN.fullmatch(text):

@@ -40,6 +40,8 @@ class Pace:
     in_vain_key_ids: int = 1024
     wait_seconds: float = 1.5
     """How long one request waits for a fetch."""
+    most_waiting: int = 64
+    """How many requests wait at once: an issuer that hangs must not hold every place there is for requests."""
     shortest_refresh_seconds: float = 60.0
     """The least that an issuer's ``Cache-Control`` can make the refresh interval."""
     file_seconds: float = 5.0
@@ -82,6 +84,7 @@ class IssuerKeys:
         self._asked_at: deque[float] = deque(maxlen=pace.budget)
         self._in_vain: TTLCache[str | None, bool] = TTLCache(pace.in_vain_key_ids, pace.in_vain_seconds, timer=clock)
         self._in_flight: asyncio.Task[None] | None = None
+        self._waiting = 0
         self._background: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -120,7 +123,13 @@ class IssuerKeys:
                 return self.is_healthy
             self._asked_at.append(now)
             flight = self._flight()
-        done, _ = await asyncio.wait({flight}, timeout=self._pace.wait_seconds)
+        if self._waiting >= self._pace.most_waiting:
+            return False
+        self._waiting += 1
+        try:
+            done, _ = await asyncio.wait({flight}, timeout=self._pace.wait_seconds)
+        finally:
+            self._waiting -= 1
         if not done:
             return False
         if self.is_healthy:

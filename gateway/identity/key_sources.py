@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from gateway.identity.fetcher import Fetched, Fetcher, FetchError
 from gateway.identity.jwks import MAX_KEY_SET_BYTES, KeySet, parse_key_set
+from gateway.identity.regular_file import stat_regular_file
 from gateway.identity.strict_json import parse_json_object
 from gateway.model import TrustedIssuer
 
@@ -76,7 +77,7 @@ class _FileKeys:
 
     def _read(self) -> Loaded:
         try:
-            seen = _identity(self._path.stat())
+            seen = _identity(stat_regular_file(self._path))
             if self._keys is not None and seen == self._seen:
                 return Loaded(self._keys, changed=False)
             with self._path.open("rb") as file:

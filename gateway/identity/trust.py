@@ -222,6 +222,11 @@ class TrustStore:
         now = self._clock()
         final = [attempt for attempt in attempts if not attempt.newer_keys_may_help]
         for earlier, was_answered in zip(hopeful, answered, strict=True):
+            if self._trusted.get(earlier.trusted.issuer.name) is not earlier.trusted:
+                # Trusted when we began to wait, and no longer, or in another way: to be asked again.
+                changed = Refusal("issuer_unavailable", internal="the issuer's configuration has just changed")
+                final.append(_Attempt(earlier.trusted, None, changed))
+                continue
             keys = earlier.trusted.keys.usable(now)
             attempt = earlier
             if keys is not earlier.keys:

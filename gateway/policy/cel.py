@@ -15,7 +15,7 @@ from gateway.model import ClaimPath, Claims
 from gateway.policy.problems import nearest
 
 MAX_SOURCE_CHARACTERS = 2048
-MAX_LOOPS = 2
+MAX_LOOPS = 3
 """How often an expression that builds texts or lists may go through a list."""
 MAX_SUMS = 8
 """How many ``+`` there may be beside a loop."""

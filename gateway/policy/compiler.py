@@ -364,6 +364,7 @@ class _Compilation:
         generation = Generation(
             number=number,
             issuers=tuple(issuers),
+            issuers_by_name={issuer.name: issuer for issuer in issuers},
             issuer_conditions=conditions,
             guardrails=guardrails,
             resources=self._resources,

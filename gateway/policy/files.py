@@ -4,6 +4,7 @@ The one reader of ``gateway/policy``; together with ``store.py`` the only part o
 """
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ MAX_TOTAL_BYTES = 512 * 1024 * 1024
 MAX_FILES = 100_000
 MAX_FOLDERS = 10_000
 MAX_FOLDER_DEPTH = 16
-SUFFIXES = frozenset({".yaml", ".yml"})
+SUFFIXES = (".yaml", ".yml")
 
 _Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -162,24 +163,26 @@ class _Walk:
         self._enter(folder, frozenset())
         return self._found
 
-    def _enter(self, folder: Path, above: frozenset[Path]) -> None:
+    def _enter(self, folder: Path, above: frozenset[tuple[int, int]]) -> None:
         self._folders += 1
         if self._folders > MAX_FOLDERS:
             raise _TooManyError(f"{MAX_FOLDERS} folders")
         try:
-            here = folder.resolve(strict=True)
-            entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-        except (OSError, RuntimeError) as error:
+            status = folder.stat()
+            here = (status.st_dev, status.st_ino)
+            with os.scandir(folder) as listing:
+                entries = sorted((one.name, one.is_dir()) for one in listing if not one.name.startswith("."))
+        except OSError as error:
             self._problems.append(Problem(str(folder), 0, (), f"cannot be read: {error}"))
             return
         if here in above or len(above) >= MAX_FOLDER_DEPTH:
             self._problems.append(Problem(str(folder), 0, (), "a folder within itself, or folders nested too deep"))
             return
-        for entry, is_folder in entries:
+        for name, is_folder in entries:
             if is_folder:
-                self._enter(entry, above | {here})
-            elif entry.suffix in SUFFIXES:
-                self._found.append(entry)
+                self._enter(folder / name, above | {here})
+            elif name.endswith(SUFFIXES):
+                self._found.append(folder / name)
                 if len(self._found) > MAX_FILES:
                     raise _TooManyError(f"{MAX_FILES} policy files")
 

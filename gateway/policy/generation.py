@@ -123,6 +123,7 @@ class Generation:
 
     number: int
     issuers: tuple[TrustedIssuer, ...]
+    issuers_by_name: Mapping[str, TrustedIssuer]
     issuer_conditions: Mapping[str, Condition]
     """``when`` of the issuers that have one, by the issuer's name."""
     guardrails: Mapping[str, tuple[Guardrail, ...]]
@@ -136,6 +137,11 @@ class Generation:
     warnings: tuple[Problem, ...] = ()
     sha256: str = ""
     """Hex digest of the files that it was made from."""
+
+    def trusts(self, issuer: TrustedIssuer) -> bool:
+        """Whether this issuer is the one of its name here: not one of a generation before, with other keys or URL."""
+        own = self.issuers_by_name.get(issuer.name)
+        return own is issuer or own == issuer
 
     def resource(self, identifier_or_name: str) -> Resource | None:
         """A resource by its identifier, or else by its name."""

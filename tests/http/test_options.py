@@ -166,3 +166,15 @@ async def test_tls_is_ended_by_the_gateway_where_it_has_a_certificate(tmp_path: 
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(aiohttp.ClientConnectorError):
             await gateway.session.get(f"{url}/.well-known/jwks.json", ssl=old)
+
+
+async def test_a_workload_verified_under_the_policies_before_is_not_decided_by_the_new_ones(tmp_path: Path):
+    async with cluster(tmp_path) as (gateway, issuer):
+        assert (await gateway.exchange(issuer.token(ISSUER), client_id="invoicer"))[0] == 200
+        file = tmp_path / "policies" / "all.yaml"
+        file.write_text(file.read_text().replace("preset: kubernetes\n", "preset: kubernetes\nmax_token_age: 2m\n"))
+        await gateway.gateway.policies.reload()  # the issuers' keys have not followed yet
+        status, body = await gateway.exchange(issuer.token(ISSUER), client_id="invoicer")
+        assert (status, body["error"], body["reason"]) == (503, "temporarily_unavailable", "issuer_unavailable")
+        await gateway.gateway.trust.reconfigure(gateway.gateway.policies.generation.issuers)
+        assert (await gateway.exchange(issuer.token(ISSUER), client_id="invoicer"))[0] == 200

@@ -23,7 +23,7 @@ lint: .venv/.dev ## Check style, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/gateway check --policies policies --insecure-http
+	@$(BIN)/gateway check --policies policies
 
 bench: .venv/.dev ## Measure against the floor handler; prints the table of the README
 	@$(BIN)/python tests/install_servers.py --bench

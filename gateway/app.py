@@ -40,6 +40,9 @@ from gateway.tokens.signing_keys import SigningKey
 
 log = logging.getLogger("gateway")
 
+LOOK_EVERY_SECONDS = 10
+"""How often policy files are looked at where the system tells of no changes."""
+
 
 class Identifiers:
     """Makes token ids and request ids: 128 random bits each as base64url, drawn from the system many at a time."""
@@ -122,15 +125,16 @@ class Gateway:
 
     async def reload(self) -> Outcome:
         """Takes over changed policies, whole or not at all, and says what became of it."""
-        outcome = await self.policies.reload_if_changed()
-        if outcome.result == "loaded":
-            await self.trust.reconfigure(self.policies.generation.issuers)
+        outcome = await self.policies.reload_if_changed(
+            lambda generation: self.trust.reconfigure(generation.issuers),
+        )
+        if outcome.result == "failed":
+            for problem in outcome.problems:
+                log.error("policies refused, generation %d stays in force: %s", outcome.number, problem)
+        elif outcome.result == "loaded":
             log.info("policies taken over: generation %d", outcome.number)
             for warning in outcome.warnings:
                 log.warning("%s", warning)
-        elif outcome.result == "failed":
-            for problem in outcome.problems:
-                log.error("policies refused, generation %d stays in force: %s", outcome.number, problem)
         return outcome
 
     async def stop(self, *, drain: bool = False, hurry: asyncio.Event | None = None) -> None:
@@ -142,14 +146,16 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.shutdown.delay):
                     await (hurry or asyncio.Event()).wait()
-        for runner in self._runners:
-            for site in list(runner.sites):
-                await site.stop()
-            await self._drain.until_idle(self.settings.shutdown.grace)
-            await runner.cleanup()
-        self._runners.clear()
-        await self.trust.close()
-        await self.audit.close()
+        try:
+            for runner in self._runners:
+                for site in list(runner.sites):
+                    await site.stop()
+                await self._drain.until_idle(self.settings.shutdown.grace)
+                await runner.cleanup()
+            self._runners.clear()
+            await self.trust.close()
+        finally:
+            await self.audit.close()
 
     def readiness(self) -> tuple[bool, Mapping[str, Any]]:
         """Ready with policies and a signing key; one sick issuer or a refused reload is told and no more."""
@@ -308,16 +314,28 @@ class Gateway:
 
 async def watch(gateway: Gateway, stop: asyncio.Event) -> None:
     """Reloads policies when their files change, and looks once in a while where the system tells of no changes."""
-    with contextlib.suppress(asyncio.CancelledError):
-        async for _ in awatch(
-            gateway.settings.policies,
-            watch_filter=None,
-            stop_event=stop,
-            debounce=200,
-            rust_timeout=10_000,
-            yield_on_timeout=True,
-        ):
-            try:
-                await gateway.reload()
-            except Exception:
-                log.exception("unexpected error while reloading the policies")  # and they are looked at again
+    while not stop.is_set():
+        try:
+            async for _ in awatch(
+                gateway.settings.policies,
+                watch_filter=None,
+                stop_event=stop,
+                debounce=200,
+                rust_timeout=LOOK_EVERY_SECONDS * 1000,
+                yield_on_timeout=True,
+            ):
+                await reload_quietly(gateway)
+        except (OSError, RuntimeError) as error:  # no folder, no inotify instance left
+            log.warning("policies are not watched (%s); looking every %d seconds", error, LOOK_EVERY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_SECONDS):
+                    await stop.wait()
+            await reload_quietly(gateway)
+
+
+async def reload_quietly(gateway: Gateway) -> None:
+    """Reloads; an error that nobody foresaw is told in the log, and the next look tries again."""
+    try:
+        await gateway.reload()
+    except Exception:
+        log.exception("unexpected error while reloading the policies")

@@ -11,7 +11,7 @@ The order is a security property:
 5. it was written down    the record is durable before the token leaves
 """
 
-import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -41,6 +41,8 @@ from gateway.state.base import ReplayMarks, StateUnavailableError
 from gateway.tokens.access_token import mint
 from gateway.tokens.narrowing import OwnToken, verify_own_token
 from gateway.tokens.signing import SigningKeys
+
+log = logging.getLogger("gateway.exchange")
 
 OWN_ISSUER = "self"
 """What metrics and records call the gateway itself, where its own token is the subject."""
@@ -80,7 +82,6 @@ class _Story:
     workload: Workload | None = None
     own_token: OwnToken | None = None
     decision: Decision | None = None
-    access_token: AccessToken | None = None
 
 
 class Exchange:
@@ -117,19 +118,24 @@ class Exchange:
         story = _Story(caller, request)
         try:
             if request.token_type == TOKEN_TYPE_ACCESS_TOKEN:
-                await self._exchange_own_token(request, story)
+                token = await self._exchange_own_token(request, story)
             else:
-                await self._exchange_workload_token(request, story)
+                token = await self._exchange_workload_token(request, story)
         except Refusal as refusal:
             await self._write_denial(refusal, story)
             raise
-        return await self._write_grant(story)
+        except Exception as error:
+            log.exception("unexpected error request_id=%s", caller.request_id)
+            mistake = Refusal("internal_error", internal=type(error).__name__)
+            await self._write_denial(mistake, story)
+            raise mistake from error
+        return await self._write_issued(token, request, story)
 
     async def refuse(self, refusal: Refusal, caller: Caller) -> None:
         """Writes down a request that was refused at the edge, before there was anything to decide."""
         await self._write_denial(refusal, _Story(caller))
 
-    async def _exchange_workload_token(self, request: TokenRequest, story: _Story) -> None:
+    async def _exchange_workload_token(self, request: TokenRequest, story: _Story) -> AccessToken:
         started = perf_counter()
         workload = await self._trust.authenticate(request.token)  # 1
         story.workload = workload
@@ -142,29 +148,25 @@ class Exchange:
             await self._claim_once(workload, request.token)  # 3
         act = {"iss": workload.issuer.url, "sub": workload.subject}
         not_after = workload.expires_at if workload.issuer.bound_to_subject_token else None
-        story.access_token = self._mint(entitlement, act, not_after)  # 4
-        minted = perf_counter()
-        self._meter.observe_stages(identified - started, decided - identified, minted - decided)
+        token = self._mint(entitlement, act, not_after)  # 4
+        self._meter.observe_stages(identified - started, decided - identified, perf_counter() - decided)
+        return token
 
-    async def _exchange_own_token(self, request: TokenRequest, story: _Story) -> None:
+    async def _exchange_own_token(self, request: TokenRequest, story: _Story) -> AccessToken:
         own = verify_own_token(request.token, self._signing_keys, self._issuer, self._clock())  # 1
         story.own_token = own
         if request.actor_token is None:
-            self._narrow(own, request, story)
-        else:
-            await self._delegate(own, request.actor_token, request, story)
+            return self._narrow(own, request, story)
+        return await self._delegate(own, request.actor_token, request, story)
 
-    def _narrow(self, own: OwnToken, request: TokenRequest, story: _Story) -> None:
-        generation = self._policies.generation
-        decision = decide_narrowing(generation, own.service_account, own.audience, own.scopes, request)  # 2
-        story.decision = decision
-        story.access_token = self._mint(_entitled(decision, request, "reason"), own.act, own.expires_at)  # 4
+    def _narrow(self, own: OwnToken, request: TokenRequest, story: _Story) -> AccessToken:
+        story.decision = decide_narrowing(self._policies.generation, own.passed_on, request)  # 2
+        return self._mint(_entitled(story.decision, request, "reason"), own.act, own.expires_at)  # 4
 
-    async def _delegate(self, own: OwnToken, actor_token: str, request: TokenRequest, story: _Story) -> None:
+    async def _delegate(self, own: OwnToken, actor_token: str, request: TokenRequest, story: _Story) -> AccessToken:
         actor = await self._trust.authenticate(actor_token)  # 1
         story.workload = actor
-        generation = self._generation_for(actor)
-        decision = decide_delegation(generation, own.service_account, own.audience, own.act, actor, request)  # 2
+        decision = decide_delegation(self._generation_for(actor), own.passed_on, actor, request)  # 2
         story.decision = decision
         entitlement = _entitled(decision, request, "reason")
         if actor.issuer.replay == "reject":
@@ -172,7 +174,7 @@ class Exchange:
         act = {"iss": actor.issuer.url, "sub": actor.subject, "act": own.act}
         bound = actor.issuer.bound_to_subject_token
         not_after = min(own.expires_at, actor.expires_at) if bound else own.expires_at
-        story.access_token = self._mint(entitlement, act, not_after)  # 4
+        return self._mint(entitlement, act, not_after)  # 4
 
     def _generation_for(self, workload: Workload) -> Generation:
         """The policies in force, if they trust the issuer that the workload was verified under. Between two
@@ -206,19 +208,11 @@ class Exchange:
         if not first:
             raise Refusal("token_replayed")
 
-    async def _write_grant(self, story: _Story) -> Issued:
+    async def _write_issued(self, token: AccessToken, request: TokenRequest, story: _Story) -> Issued:
         started = perf_counter()
-        token, request = story.access_token, story.request
-        assert token is not None
-        assert request is not None
         issuer = story.workload.issuer.name if story.workload is not None else OWN_ISSUER
-        try:
-            await self._audit.write(self._record(story, None))  # 5
-        except Refusal as refusal:
-            self._meter.count(request.grant_type.label, issuer, "denied", refusal.reason.code)
-            raise
+        await self._write(self._record(story, token), request.grant_type.label, issuer)  # 5
         self._meter.observe_record(perf_counter() - started)
-        self._meter.count(request.grant_type.label, issuer, "granted", GRANTED)
         return Issued(token, story.caller.request_id)
 
     async def _write_denial(self, refusal: Refusal, story: _Story) -> None:
@@ -228,19 +222,29 @@ class Exchange:
             refusal.public = f"{refusal.public} Presented: {presented(refusal.claims)}."
         grant = story.request.grant_type.label if story.request is not None else "none"
         issuer = refusal.issuer.name if refusal.issuer is not None else "unknown"
-        self._meter.count(grant, issuer, "denied", refusal.reason.code)
-        await self._audit.write(self._record(story, refusal))
+        await self._write(self._record(story, refusal), grant, issuer)
 
-    def _record(self, story: _Story, refusal: Refusal | None) -> AuditRecord:
+    async def _write(self, record: AuditRecord, grant: str, issuer: str) -> None:
+        """Writes the record, then counts what the caller will be told: without a record that is another answer."""
+        try:
+            await self._audit.write(record)
+        except Refusal as unwritten:
+            self._meter.count(grant, issuer, "denied", unwritten.reason.code)
+            raise
+        self._meter.count(grant, issuer, record.decision, record.reason)
+
+    def _record(self, story: _Story, outcome: AccessToken | Refusal) -> AuditRecord:
         """One record for both ends, so that no field is known of a grant and forgotten of a denial."""
         request, workload, own, decision = story.request, story.workload, story.own_token, story.decision
-        token = story.access_token if refusal is None else None
+        token, refusal = (None, outcome) if isinstance(outcome, Refusal) else (outcome, None)
         given = token.entitlement if token is not None else None
         issuer, claims = (workload.issuer, workload.claims) if workload is not None else (None, None)
         if refusal is not None and workload is None:
             issuer, claims = refusal.issuer, refusal.claims
         generation = decision.generation if decision is not None else self._policies.generation.number
         service_account = given.service_account if given else decision.service_account if decision else None
+        subject = own or workload
+        actor = workload if own is not None else None
         return AuditRecord(
             time=self._clock(),
             request_id=story.caller.request_id,
@@ -260,8 +264,10 @@ class Exchange:
             resource=given.audience if given else request.resource if request else None,
             scopes_asked=request.scopes if request else None,
             scopes_given=given.scopes if given else None,
-            subject_token_sha256=workload.token_sha256 if workload else _sha256(request),
-            subject_token_id=workload.token_id if workload else own.token_id if own else None,
+            subject_token_sha256=subject.token_sha256 if subject else _sha256(request),
+            subject_token_id=subject.token_id if subject else None,
+            actor_token_sha256=actor.token_sha256 if actor else None,
+            actor_token_id=actor.token_id if actor else None,
             key_id=workload.key_id if workload else None,
             access_token_id=token.token_id if token else None,
             access_token_expires_at=token.expires_at if token else None,
@@ -302,4 +308,4 @@ def _text(claims: Claims, name: str) -> str | None:
 
 
 def _sha256(request: TokenRequest | None) -> str | None:
-    return hashlib.sha256(request.token.encode(errors="replace")).hexdigest() if request is not None else None
+    return token_sha256(request.token) if request is not None else None

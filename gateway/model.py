@@ -5,7 +5,7 @@ of the gateway. A name with ``unverified`` in it was read before a signature was
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -43,14 +43,13 @@ class TokenRequest:
     """
 
     grant_type: GrantType
-    token: str
+    token: str = field(repr=False)
     token_type: str
     client_id: str | None = None
     resource: str | None = None
     scopes: tuple[str, ...] | None = None
     lifetime_seconds: int | None = None
-    actor_token: str | None = None
-    actor_token_type: str | None = None
+    actor_token: str | None = field(default=None, repr=False)
 
 
 # ---------------------------------------------------------------- who is calling
@@ -141,8 +140,8 @@ class UnverifiedToken:
 
     unverified_header: Mapping[str, Any]
     unverified_payload: bytes
-    signing_input: bytes
-    signature: bytes
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
     sha256: str
     """Hex SHA-256 of the token as it was sent: its name in logs and in the audit record."""
 
@@ -160,6 +159,16 @@ class Workload:
     token_sha256: str
     key_id: str | None
     unaccounted_claims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """What an access token of our own gives to whoever narrows it or passes a call on with it."""
+
+    service_account: str
+    audience: str
+    scopes: tuple[str, ...]
+    act: Mapping[str, Any]
 
 
 # ---------------------------------------------------------------- what may it do
@@ -261,6 +270,8 @@ class AuditRecord:
     scopes_given: tuple[str, ...] | None = None
     subject_token_sha256: str | None = None
     subject_token_id: str | None = None
+    actor_token_sha256: str | None = None
+    actor_token_id: str | None = None
     key_id: str | None = None
     access_token_id: str | None = None
     access_token_expires_at: int | None = None

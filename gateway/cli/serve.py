@@ -67,7 +67,7 @@ async def serve_until_stopped(gateway: "Gateway") -> None:
     """Starts the gateway, reloads on SIGHUP and on changed files, drains on SIGTERM, stops at once on SIGINT and on a
     second SIGTERM.
     """
-    from gateway.app import watch
+    from gateway.app import reload_quietly, watch
 
     log = logging.getLogger("gateway")
     loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ async def serve_until_stopped(gateway: "Gateway") -> None:
 
     async def hang_up() -> None:
         gateway.audit.reopen()
-        await gateway.reload()
+        await reload_quietly(gateway)
 
     def on_hangup() -> None:
         task = loop.create_task(hang_up())

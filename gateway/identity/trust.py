@@ -102,6 +102,7 @@ class TrustStore:
         self._remembered: LRUCache[str, _Remembered] = LRUCache(remembered_workloads)
         self._seen = _SeenOnce(remembered_workloads)
         self._reconfiguring = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._unaccounted: dict[str, int] = {}
         self._reported: set[tuple[str, str]] = set()
 
@@ -115,12 +116,19 @@ class TrustStore:
             trusted = {issuer.name: self._trust(issuer) for issuer in issuers}
             before, now = _keys_of(self._trusted), _keys_of(trusted)
             await asyncio.gather(*(now[key].start() for key in now.keys() - before.keys()))
+            # The last thing before it returns, so that whoever waits can swap the policies in the same turn.
             self._trusted, self._by_url = trusted, _by_url(trusted.values())
-            await asyncio.gather(*(before[key].close() for key in before.keys() - now.keys()))
+            self._retire(before[key] for key in before.keys() - now.keys())
+
+    def _retire(self, unused: Iterable[IssuerKeys]) -> None:
+        for keys in unused:
+            task = asyncio.create_task(keys.close())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
         """Ends all background work."""
-        await asyncio.gather(*(one.keys.close() for one in self._trusted.values()))
+        await asyncio.gather(*self._retiring, *(one.keys.close() for one in self._trusted.values()))
 
     def issuers_named(self, iss: str) -> tuple[TrustedIssuer, ...]:
         """The issuers whose URL is exactly ``iss``: several, where clusters share one."""

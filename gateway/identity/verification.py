@@ -88,8 +88,9 @@ def verify_token(
 
 def check_type(token: UnverifiedToken, issuer: TrustedIssuer) -> None:
     """1. The media type in lower case, where ``application/`` may be left out (RFC 7515 §4.1.9, RFC 8725 §3.11)."""
-    typ: str = token.unverified_header.get("typ", "")
-    if typ.lower().removeprefix("application/") not in issuer.token_types:
+    typ: str | None = token.unverified_header.get("typ")
+    name = "" if typ is None else typ.lower().removeprefix("application/")
+    if name not in issuer.token_types or (typ is not None and not name):  # an empty type is not the absence of one
         raise Refusal("wrong_token_type")
 
 

@@ -52,7 +52,6 @@ def parse_token_request(pairs: Iterable[tuple[str, str]]) -> TokenRequest:
         scopes=parse_scope(form["scope"]) if "scope" in form else None,
         lifetime_seconds=_lifetime(form),
         actor_token=actor,
-        actor_token_type=actor_type,
     )
 
 

@@ -1,77 +1,67 @@
 """What may be done with an access token of our own as the subject: narrow it, or pass a call on as its actor.
 
-Pure. Both only ever give less than the token has: the end of its life is the caller's to keep (``not_after``).
+Pure. Narrowing gives less than the token has. Passing on gives what both the account of the token and its actor may
+have, and at the token's own resource no more than the token. Its end is for whoever mints to keep (``not_after``).
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gateway.model import Decision, Entitlement, TokenRequest, Workload
+from gateway.model import Decision, Entitlement, PassedOn, TokenRequest, Workload
 from gateway.policy.decision import decide
 from gateway.policy.generation import Generation, Resource, ServiceAccount
 
 MAX_ACTORS = 3
-"""How often a call may be passed on: the depth of ``act`` in a token (RFC 8693 §4.1)."""
+"""How many actors a token names at most: the depth of ``act`` (RFC 8693 §4.1)."""
 
 
-def decide_narrowing(
-    generation: Generation, service_account: str, audience: str, scopes: tuple[str, ...], request: TokenRequest
-) -> Decision:
-    """Whether a token for ``audience`` with ``scopes`` may become one for the same resource with fewer scopes.
+def decide_narrowing(generation: Generation, subject: PassedOn, request: TokenRequest) -> Decision:
+    """Whether a token may become one for the same resource with fewer scopes.
 
     The policy in force counts, not the one under which the token was minted: what it no longer grants is not given.
     """
-    account = generation.service_accounts.get(service_account)
-    resource = generation.resources_by_identifier.get(audience)
-    if account is None or request.client_id not in {None, service_account}:
-        return _denied("unknown_service_account", generation, service_account)
+    account = generation.service_accounts.get(subject.service_account)
+    resource = generation.resources_by_identifier.get(subject.audience)
+    if account is None or request.client_id not in {None, subject.service_account}:
+        return _denied("unknown_service_account", generation, subject)
     if resource is None or resource.name not in account.access:
-        return _denied("resource_not_granted", generation, service_account)
+        return _denied("resource_not_granted", generation, subject)
     if request.resource is not None and generation.resource(request.resource) is not resource:
-        return _denied("narrowing_only", generation, service_account)
-    granted = tuple(scope for scope in account.access[resource.name] if scope in scopes)
+        return _denied("narrowing_only", generation, subject)
+    granted = tuple(scope for scope in account.access[resource.name] if scope in subject.scopes)
     return _entitle("narrowed", generation, account, resource, granted, request)
 
 
-def decide_delegation(
-    generation: Generation,
-    service_account: str,
-    audience: str,
-    act: Mapping[str, Any],
-    actor: Workload,
-    request: TokenRequest,
-) -> Decision:
-    """Whether the workload ``actor``, called with a token of ``service_account`` for ``audience``, may call on in its
-    name (RFC 8693 §1.1: delegation).
+def decide_delegation(generation: Generation, subject: PassedOn, actor: Workload, request: TokenRequest) -> Decision:
+    """Whether the workload ``actor``, called with the token ``subject``, may call on in its name (RFC 8693 §1.1).
 
     It may when it is (by its trust rules) a service account that serves the token's resource, and gets at the next
     resource no more than both of them may have there.
     """
-    account = generation.service_accounts.get(service_account)
-    called = generation.resources_by_identifier.get(audience)
+    account = generation.service_accounts.get(subject.service_account)
+    called = generation.resources_by_identifier.get(subject.audience)
     if account is None or called is None:
-        return _denied("unknown_service_account", generation, service_account)
-    if actors_in(act) >= MAX_ACTORS:
-        return _denied("delegation_too_deep", generation, service_account)
-    as_actor = decide(generation, actor, replace(request, scopes=None))
+        return _denied("unknown_service_account", generation, subject)
+    if actors_in(subject.act) >= MAX_ACTORS:
+        return _denied("delegation_too_deep", generation, subject)
+    as_actor = decide(generation, actor, request)
     if as_actor.entitlement is None:
         return as_actor
     if as_actor.entitlement.service_account not in called.served_by:
-        return _denied("actor_not_permitted", generation, service_account)
+        return _denied("actor_not_permitted", generation, subject)
     resource = generation.resources[as_actor.entitlement.resource]
     if resource.name not in account.access:
-        return _denied("resource_not_granted", generation, service_account)
+        return _denied("resource_not_granted", generation, subject)
     granted = tuple(scope for scope in account.access[resource.name] if scope in as_actor.entitlement.scopes)
+    if resource is called:
+        granted = tuple(scope for scope in granted if scope in subject.scopes)
     decision = _entitle(as_actor.entitlement.rule, generation, account, resource, granted, request)
     if decision.entitlement is None:
         return decision
     lifetime = min(decision.entitlement.lifetime_seconds, as_actor.entitlement.lifetime_seconds)
-    return replace(
-        decision,
-        entitlement=replace(decision.entitlement, lifetime_seconds=lifetime),
-        looked_at=as_actor.looked_at,
-    )
+    entitlement = replace(decision.entitlement, lifetime_seconds=lifetime)
+    return replace(decision, entitlement=entitlement, looked_at=as_actor.looked_at)
 
 
 def actors_in(act: Mapping[str, Any]) -> int:
@@ -93,10 +83,10 @@ def _entitle(
 ) -> Decision:
     if request.scopes is not None:
         if not set(request.scopes) <= set(granted):
-            return _denied("scope_not_granted", generation, account.name)
+            return Decision("scope_not_granted", None, generation.number, account.name)
         granted = tuple(scope for scope in granted if scope in request.scopes)
     if not granted:  # the policy has changed, or the two have nothing in common: a token for nothing opens doors, too
-        return _denied("scope_not_granted", generation, account.name)
+        return Decision("scope_not_granted", None, generation.number, account.name)
     bounds = (resource.token_lifetime_seconds, account.token_lifetime_seconds, request.lifetime_seconds)
     entitlement = Entitlement(
         service_account=account.name,
@@ -110,5 +100,5 @@ def _entitle(
     return Decision("granted", entitlement, generation.number, account.name)
 
 
-def _denied(reason: str, generation: Generation, service_account: str) -> Decision:
-    return Decision(reason, None, generation.number, service_account)
+def _denied(reason: str, generation: Generation, subject: PassedOn) -> Decision:
+    return Decision(reason, None, generation.number, subject.service_account)

@@ -126,7 +126,10 @@ def _problem(details: ErrorDetails, file: str, locate: Locate, model: type[BaseM
     path = tuple(part for part in details["loc"] if isinstance(part, int) or not _UNION_MEMBER.match(part))
     suggestion = ""
     if details["type"] == "extra_forbidden":
-        suggestion = nearest(path[-1], _field_names(model, path[:-1]))
+        # The last part is a key of the file, whatever it looks like.
+        *above, name = details["loc"]
+        path = (*(part for part in above if isinstance(part, int) or not _UNION_MEMBER.match(part)), name)
+        suggestion = nearest(name, _field_names(model, path[:-1]))
     elif details["type"] in {"literal_error", "enum"}:
         suggestion = nearest(details["input"], _expected(details))
     return Problem(file, locate(path), path, _words(details), suggestion, document)

@@ -5,7 +5,7 @@ on; the swap is one assignment.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,8 @@ from gateway.policy.files import Sources
 from gateway.policy.generation import Generation
 from gateway.policy.loading import load_policies
 from gateway.policy.problems import PolicyProblems, Problem
+
+Accept = Callable[[Generation], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +79,31 @@ class PolicyStore:
             raise loaded
         return self._in_force(fingerprint, loaded)
 
-    async def reload(self) -> Outcome:
-        """Reads the files anew and puts their generation in force, unless anything is wrong with them."""
-        async with self._reloading:
-            return await self._reloaded()
+    async def reload(self, accept: Accept | None = None) -> Outcome:
+        """Reads the files anew and puts their generation in force, unless anything is wrong with them.
 
-    async def reload_if_changed(self) -> Outcome:
+        ``accept`` is given the generation just before: what it changes last and the generation change in one step.
+        Whatever it raises keeps the generation out.
+        """
+        async with self._reloading:
+            return await self._reloaded(accept)
+
+    async def reload_if_changed(self, accept: Accept | None = None) -> Outcome:
         """Reloads if the files are not those of the last attempt, good or bad."""
         async with self._reloading:
             fingerprint = await asyncio.to_thread(Sources(self.folder).fingerprint)
             if fingerprint == self._tried_sha256:
                 return Outcome("unchanged", self._number, self.last_problems)
-            return await self._reloaded()
+            return await self._reloaded(accept)
 
-    async def _reloaded(self) -> Outcome:
+    async def _reloaded(self, accept: Accept | None) -> Outcome:
         fingerprint, loaded = await asyncio.to_thread(self._load)
         if isinstance(loaded, PolicyProblems):
             self._failed(fingerprint, loaded)
             self.failed_reloads += 1
             return Outcome("failed", self._number, self.last_problems)
+        if accept is not None:
+            await accept(loaded)
         generation = self._in_force(fingerprint, loaded)
         return Outcome("loaded", generation.number, warnings=generation.warnings)
 

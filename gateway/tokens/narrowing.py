@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from gateway.model import PassedOn
 from gateway.oauth.errors import Refusal
 from gateway.tokens import base64url
 from gateway.tokens.signing import SigningKeys
@@ -31,6 +32,11 @@ class OwnToken:
     token_id: str
     act: Mapping[str, Any]
     token_sha256: str
+
+    @property
+    def passed_on(self) -> PassedOn:
+        """What the policy decides about."""
+        return PassedOn(self.service_account, self.audience, self.scopes, self.act)
 
 
 def verify_own_token(text: str, signing_keys: SigningKeys, issuer: str, now: float) -> OwnToken:

@@ -88,7 +88,7 @@ def test_what_is_not_known_is_left_out():
 
 
 def test_every_field_of_the_model_has_its_place():
-    full = dataclasses.replace(GRANTED, detail="why")
+    full = dataclasses.replace(GRANTED, detail="why", actor_token_sha256="cd" * 32, actor_token_id="actor-1")
     assert json.loads(to_json_line(full)).keys() == {field.name for field in dataclasses.fields(AuditRecord)}
 
 

@@ -1,5 +1,7 @@
 """A token of the gateway as the subject: narrowed by its holder, delegated to the API that it was sent to."""
 
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ kind: ServiceAccount
 name: orders-service
 access:
   - {{resource: stock, scopes: [stock:read, stock:reserve]}}
+  - {{resource: orders, scopes: [orders:read, orders:write]}}
   - {{resource: payroll, scopes: [payroll:read]}}
 trust: [{{issuer: cluster, match: {{sub: "system:serviceaccount:orders:api"}}}}]
 ---
@@ -196,3 +199,23 @@ async def test_a_workload_token_with_an_actor_is_refused_rather_than_the_actor_d
         shop.pod("shop", "web"), actor_token=shop.pod("orders", "api"), actor_token_type=JWT, resource="orders"
     )
     assert (status, body["error"], body["reason"]) == (400, "invalid_request", "actor_not_permitted")
+
+
+async def test_passing_on_gives_nothing_back_that_narrowing_took_away(shop: Shop):
+    token = await shop.token("stock")  # stock:reserve alone
+    status, body = await shop.exchange(token, shop.pod("stock", "api"), resource="stock")
+    assert (status, body["reason"]) == (400, "resource_not_granted"), "stock-service has no access to stock itself"
+    narrowed = await shop.token("orders", scope="orders:read")
+    status, body = await shop.exchange(narrowed, shop.pod("orders", "api"), resource="orders")
+    assert status == 200
+    assert claims_of(body)["scope"] == "orders:read"
+
+
+async def test_the_record_of_a_delegation_names_both_tokens(shop: Shop, tmp_path: Path):
+    token, actor = await shop.token("orders"), shop.pod("orders", "api")
+    await shop.exchange(token, actor, resource="stock")
+    record = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
+    assert record["subject_token_sha256"] == hashlib.sha256(token.encode()).hexdigest()
+    assert record["actor_token_sha256"] == hashlib.sha256(actor.encode()).hexdigest()
+    assert record["client_id"] == "shop"
+    assert record["subject"] == "system:serviceaccount:orders:api"

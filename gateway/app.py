@@ -201,7 +201,7 @@ class Gateway:
             new_request_id=self._new_identifier,
             max_in_flight=self.settings.limits.in_flight,
         )
-        well_known = WellKnown(self._metadata, KeySetDocument(signing_keys))
+        well_known = WellKnown(self._metadata, lambda: self.policies.generation.number, KeySetDocument(signing_keys))
         return public_application(self.settings.issuer, token, well_known, self._drain, self._new_identifier)
 
     def _metadata(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class Gateway:
             "Seconds since the issuer's key set was last fetched or read.",
             lambda keys: keys.age_seconds(now),
         )
-        yield per_issuer("gateway_issuer_keys", "Usable keys of the issuer.", lambda keys: keys.usable_keys)
+        yield per_issuer("gateway_issuer_keys", "Usable keys of the issuer.", lambda keys: keys.usable_keys(now))
         yield per_issuer(
             "gateway_issuer_ignored_keys",
             "Keys in the issuer's set that are not used: weak, symmetric, private, of another use.",

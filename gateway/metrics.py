@@ -29,7 +29,7 @@ class ExchangeMeter:
         )
         seconds = Histogram(
             "gateway_exchange_stage_seconds",
-            "Time spent in each room of one granted exchange, and in all of it.",
+            "Time spent in each room of a granted exchange of a workload token, and (total) in any request.",
             ["stage"],
             buckets=_BUCKETS,
             registry=registry,

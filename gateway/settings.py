@@ -189,7 +189,7 @@ def load_settings(file: Path | None, *, insecure_http: bool = False) -> Settings
             message = "must be https; --insecure-http allows http for trying out"
             problems.append(Problem(str(file or "settings"), locate(("issuer",)), ("issuer",), message))
         if not problems:
-            return settings if file is None else _relative_to(settings, file.parent, data)
+            return settings if file is None else _relative_to(settings, file.parent)
     raise ConfigurationProblems(problems)
 
 
@@ -256,12 +256,36 @@ def _problems(error: ValidationError, file: str, locate: Locate, environment: Ma
     return found
 
 
-def _relative_to(settings: Settings, folder: Path, data: Mapping[str, Any]) -> Settings:
-    """Paths of the file, and the default folder of policies, seen from the file's folder."""
+def _relative_to(settings: Settings, folder: Path) -> Settings:
+    """Paths of the file, and the default folder of policies, seen from the file's folder; those of variables stay."""
+    set_by_variable = {name.upper() for name in os.environ}
     update: dict[str, Any] = {}
-    if variable(("policies",)) not in os.environ:
+    if variable(("policies",)) not in set_by_variable:
         update["policies"] = folder / settings.policies
-    if settings.tls is not None and "tls" in data:
-        names = [name for name in ("certificate", "key", "client_ca") if getattr(settings.tls, name) is not None]
+    if settings.tls is not None and variable(("tls",)) not in set_by_variable:
+        names = [
+            name
+            for name in ("certificate", "key", "client_ca")
+            if getattr(settings.tls, name) is not None and variable(("tls", name)) not in set_by_variable
+        ]
         update["tls"] = settings.tls.model_copy(update={name: folder / getattr(settings.tls, name) for name in names})
     return settings.model_copy(update=update)
+
+
+class _EmbeddedSettings(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, and nothing else."""
+        return (init_settings,)
+
+
+def embedded_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings from these values alone, whatever the environment says. Raises pydantic's ``ValidationError``."""
+    return _EmbeddedSettings(**values)

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,9 @@ def dev(
 
 
 def _default_policies() -> Path:
-    here = Path("policies")
-    return here if here.is_dir() else Path(standin.__file__).parent / "policies"
+    packaged = Path(standin.__file__).parent / "policies"
+    in_source_tree = Path(standin.__file__).parents[2] / "policies"
+    return next((folder for folder in (Path("policies"), packaged) if folder.is_dir()), in_source_tree)
 
 
 async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
@@ -71,7 +73,7 @@ async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
 
     from gateway.app import Gateway, watch
     from gateway.clock import SteadyClock
-    from gateway.settings import Settings
+    from gateway.settings import embedded_settings
     from gateway.standin.issuer import StandInIssuer, StandInServer
     from gateway.standin.platforms import PLATFORMS
 
@@ -79,7 +81,7 @@ async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
     console = Console(soft_wrap=True, highlight=False)
     issuers = [StandInIssuer(platform, clock=clock) for platform in PLATFORMS]
     async with StandInServer(*issuers, port=port + 2 if port else 0):
-        settings = Settings.model_validate({
+        settings = embedded_settings({
             "issuer": f"http://127.0.0.1:{port}",
             "listen": f"127.0.0.1:{port}",
             "admin": {"listen": f"127.0.0.1:{port + 1 if port else 0}"},
@@ -142,7 +144,7 @@ class Demonstration:
             f"curl -s {self._url}/token -d grant_type={TOKEN_EXCHANGE} \\\n"
             f"  -d subject_token_type={JWT} \\\n"
             f"  --data-urlencode subject_token@{token}\n"
-            f"\n.venv/bin/gateway token --gateway {self._url} --insecure-http \\\n  --file {token} --output json\n"
+            f"\n{sys.argv[0]} token --gateway {self._url} --insecure-http \\\n  --file {token} --output json\n"
             f"\ncurl -s http://{admin_address}/readyz   # what it knows of its issuers"
             f"\ncurl -s http://{admin_address}/metrics  # for Prometheus"
             f"\ntail -f {self._folder}/audit.jsonl   # every decision"

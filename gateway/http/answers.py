@@ -43,6 +43,8 @@ def refusal_answer(refusal: Refusal, grant: GrantType | None, request_id: str, d
         "request_id": request_id,
     }
     answer = _json(reason.status, body, request_id)
+    if reason.status == 401:
+        answer.headers["WWW-Authenticate"] = 'Basic realm="token endpoint"'  # RFC 6749 §5.2
     if reason.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(reason.retry_after_seconds)
     return answer

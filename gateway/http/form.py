@@ -14,6 +14,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 32
 BODY_TIMEOUT_SECONDS = 5.0
 MAX_REMEMBERED_PART = 128
+_REMEMBERED = ("grant_type=", "subject_token_type=", "resource=", "audience=", "scope=", "client_id=")
 
 
 async def read_form(request: web.Request) -> list[tuple[str, str]]:
@@ -23,6 +24,8 @@ async def read_form(request: web.Request) -> list[tuple[str, str]]:
     """
     if request.query_string:
         check_query(request.query)
+    if "Authorization" in request.headers:
+        raise Refusal("client_authentication_unsupported")
     _check_content_type(request)
     return parse_form(await _read_body(request))
 
@@ -39,8 +42,8 @@ def parse_form(body: bytes) -> list[tuple[str, str]]:
 
 
 def _pair(part: str) -> tuple[str, str]:
-    # Tokens hold no escapes, and the short parameters of honest clients are the same over and over.
-    if len(part) <= MAX_REMEMBERED_PART:
+    # Tokens hold no escapes, and these parameters of honest clients are the same over and over; no secret is kept.
+    if len(part) <= MAX_REMEMBERED_PART and part.startswith(_REMEMBERED):
         return _decoded_short_pair(part)
     return _decoded_pair(part)
 

@@ -143,10 +143,10 @@ class IssuerKeys:
         """Whether the latest fetch brought keys."""
         return self.fetched_at is not None and self.consecutive_failures == 0
 
-    @property
-    def usable_keys(self) -> int:
-        """How many keys can verify."""
-        return len(self.keys.keys) if self.keys is not None else 0
+    def usable_keys(self, now: float) -> int:
+        """How many keys can verify: none once they are too old."""
+        keys = self.usable(now)
+        return len(keys.keys) if keys is not None else 0
 
     @property
     def ignored_keys(self) -> int:
@@ -166,7 +166,7 @@ class IssuerKeys:
             state = "waiting" if not self.fetches else "down"
         return {
             "state": state,
-            "keys": self.usable_keys,
+            "keys": self.usable_keys(now),
             "age_seconds": round(age) if age is not None else None,
             "ignored_keys": [f"{key_id}: {why}" for key_id, why in self.keys.ignored] if self.keys else [],
             "last_error": self.last_error,

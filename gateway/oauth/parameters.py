@@ -23,6 +23,7 @@ KNOWN_PARAMETERS = frozenset({
     "client_secret", "client_assertion", "client_assertion_type", "resource", "audience", "scope",
     "requested_token_type", "requested_expires_in",
 })  # fmt: skip
+CLIENT_CREDENTIALS = ("client_secret", "client_assertion", "client_assertion_type")
 MAX_SHORT_VALUE = 2048
 MAX_SCOPES = 64
 
@@ -36,6 +37,10 @@ def parse_token_request(pairs: Iterable[tuple[str, str]]) -> TokenRequest:
     """What the form asks for. Raises ``Refusal`` for whatever RFC 6749, 8693, 7523 and 8707 forbid."""
     form, targets = _single_valued(pairs)
     grant = _grant_type(form)
+    for name in CLIENT_CREDENTIALS:
+        # RFC 7521 §4.1: whoever presents credentials must have valid ones, and there are none to compare with.
+        if name in form:
+            raise Refusal("client_authentication_unsupported", f"{name} is not accepted: the token is the credential.")
     if grant is GrantType.JWT_BEARER:
         token, token_type = _required(form, "assertion"), TOKEN_TYPE_JWT
         actor, actor_type = None, None

@@ -4,6 +4,7 @@ Takes documents one by one and keeps of a service account only what is compiled,
 fit. Pure: the documents, the presets and what is reserved are handed in.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -349,7 +350,7 @@ class _Compilation:
         """Resolves the references, compiles, runs the inline tests. Raises ``PolicyProblems``."""
         issuers = [one for one in map(self._issuer, self._issuers) if one is not None]
         self._claims_of = {issuer.name: _KnownClaims(issuer.claims) for issuer in issuers}
-        self._warn_of_shared_discovery(issuers)
+        self._check_told_apart(issuers)
         conditions = self._issuer_conditions()
         for resource_document, place in self._resource_documents:
             self._add_resource(resource_document, place)
@@ -485,16 +486,17 @@ class _Compilation:
                 words = "holds a private or symmetric key: remove it here, and replace it where it was made"
                 self._problems.append(place.problem((*path, "keys", position), words))
 
-    def _warn_of_shared_discovery(self, issuers: list[TrustedIssuer]) -> None:
+    def _check_told_apart(self, issuers: list[TrustedIssuer]) -> None:
+        """Issuers may share a URL, as the keys that verify tell them apart: not so where they share those, too."""
         places = {document.name: place for document, place, _ in self._issuers}
         seen: dict[tuple[str, str], str] = {}
         for issuer in issuers:
-            if issuer.keys.discovery_url is None:
-                continue
-            other = seen.setdefault((issuer.url, issuer.keys.discovery_url), issuer.name)
+            keys = issuer.keys
+            source = keys.discovery_url or keys.jwks_uri or keys.jwks_file or json.dumps(keys.jwks, sort_keys=True)
+            other = seen.setdefault((issuer.url, source), issuer.name)
             if other != issuer.name:
-                words = f"{other} has this url and the same discovery document: nothing tells the two apart"
-                self._warnings.append(places[issuer.name].problem(("url",), words))
+                words = f"{other} has this url and the same keys: nothing tells the two apart"
+                self._problems.append(places[issuer.name].problem(("url",), words))
 
     def _add_resource(self, document: ResourceDocument, place: _Place) -> None:
         for answer in {document.identifier, document.name}:

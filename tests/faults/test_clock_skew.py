@@ -114,7 +114,7 @@ async def stepped(
     clock: HandClock, around: Neighbourhood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[RunningGateway]:
     """A gateway on the machine's clock, which is ``clock``. Its GitHub tokens work once."""
-    monkeypatch.setattr("gateway.clock.time", SimpleNamespace(time=clock))
+    monkeypatch.setattr("gateway.clock.time", SimpleNamespace(time=clock, monotonic=lambda: 0.0))
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "policies.yaml").write_text(around.policies(github="replay: reject"))
     async with running(settings(tmp_path), clock=SteadyClock()) as gateway:
@@ -182,7 +182,7 @@ async def test_a_key_set_does_not_grow_young_when_the_clock_is_set_back(
     clock: HandClock, around: Neighbourhood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """An outage that began before the step still ends the trust in the last good keys."""
-    monkeypatch.setattr("gateway.clock.time", SimpleNamespace(time=clock))
+    monkeypatch.setattr("gateway.clock.time", SimpleNamespace(time=clock, monotonic=lambda: 0.0))
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "policies.yaml").write_text(around.policies(cluster_keys="max_age: 1h"))
     async with running(settings(tmp_path), clock=SteadyClock()) as gateway:
@@ -196,3 +196,19 @@ async def test_a_key_set_does_not_grow_young_when_the_clock_is_set_back(
         assert await answer_to(gateway, around.pod_token()) == "issuer_unavailable"
         clock.now -= HOUR
         assert await answer_to(gateway, around.pod_token()) == "issuer_unavailable"
+
+
+def test_time_goes_on_while_the_wall_clock_is_behind(monkeypatch: pytest.MonkeyPatch):
+    wall, monotonic = [10_000.0], [0.0]
+    machine = SimpleNamespace(time=lambda: wall[0], monotonic=lambda: monotonic[0])
+    monkeypatch.setattr("gateway.clock.time", machine)
+    clock = SteadyClock(allowed_step_back_seconds=5)
+    assert clock() == 10_000
+    wall[0] -= 3600
+    assert clock() == 9_995
+    monotonic[0] += 60
+    wall[0] += 60
+    assert clock() == 10_055, "what expires meanwhile has expired"
+    wall[0] += 3600
+    assert clock() == 10_060
+    assert clock.steps_back == 1

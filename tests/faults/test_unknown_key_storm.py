@@ -7,7 +7,6 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from aiohttp import web
 
 from tests.faults.load import many_connections

@@ -249,3 +249,26 @@ async def test_the_key_set_is_cacheable_and_holds_no_private_member(house: House
     assert all(not {"d", "p", "q", "dp", "dq", "qi", "k"} & key.keys() for key in keys)
     async with house.gateway.session.get(url, headers={"If-None-Match": etag}) as answer:
         assert answer.status == 304
+
+
+@pytest.mark.parametrize(
+    ("form", "headers"),
+    [
+        ({"client_secret": "s"}, {}),
+        (
+            {
+                "client_assertion": "a",
+                "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            },
+            {},
+        ),
+        ({}, {"Authorization": "Basic Y2xpZW50OnNlY3JldA=="}),
+    ],
+)
+async def test_credentials_that_nobody_can_check_are_refused_rather_than_ignored(
+    house: House, form: dict, headers: dict
+):
+    asked = {"grant_type": TOKEN_EXCHANGE, "subject_token": house.pod_token(), "subject_token_type": JWT, **form}
+    status, body, answered = await house.gateway.post(asked, headers=headers)
+    assert (status, body["error"], body["reason"]) == (401, "invalid_client", "client_authentication_unsupported")
+    assert answered["WWW-Authenticate"].startswith("Basic ")

@@ -115,7 +115,7 @@ async def test_the_entity_tag_is_sent_back(server: IssuerServer) -> None:
         await clock.advance(300)
         assert tags == [None, '"1"']
         assert keys.is_healthy
-        assert keys.usable_keys == 1
+        assert keys.usable_keys(clock()) == 1
 
 
 async def test_a_rotation_is_noticed_and_a_removed_key_is_refused_at_once(server: IssuerServer) -> None:
@@ -481,7 +481,7 @@ async def test_ignored_keys_are_told_and_a_leaked_private_key_is_an_alarm(
     clock = HandClock()
     async with kept(server.issuer(), clock) as keys:
         await clock.until_sleeping()
-        assert (keys.usable_keys, keys.ignored_keys) == (1, 2)
+        assert (keys.usable_keys(clock()), keys.ignored_keys) == (1, 2)
         assert keys.health(clock())["ignored_keys"][0] == "ES256-1: its use is not sig"
         assert "which anybody can read" in caplog.text
         assert json.dumps(keys.health(clock()))

@@ -164,6 +164,7 @@ def test_an_issuer_takes_over_what_its_preset_says_and_what_the_file_says_wins()
         kind: Issuer
         name: told
         preset: github-actions
+        keys: {jwks_uri: https://o.example.com/k}
         leeway: 0s
         max_token_age: 5m
         max_token_lifetime: 1h
@@ -260,10 +261,6 @@ def test_warnings_are_told_and_do_not_stop_the_load(tmp_path):
         preset: github-actions
         url: https://github.com
         ---
-        kind: Issuer
-        name: cluster-2
-        url: https://cluster.example.com
-        ---
         kind: ServiceAccount
         name: app
         trust: [{issuer: cluster, match: {sub: x}}]
@@ -271,9 +268,16 @@ def test_warnings_are_told_and_do_not_stop_the_load(tmp_path):
     )
     assert [str(warning).replace(f"{tmp_path}/", "") for warning in load(tmp_path).warnings] == [
         "policy.yaml:4: url: https://github.com does not look like an issuer of GitHub Actions",
-        "policy.yaml:8: url: cluster has this url and the same discovery document: nothing tells the two apart",
-        "policy.yaml:10: app has trust rules, but no access to anything",
+        "policy.yaml:6: app has trust rules, but no access to anything",
     ]
+
+
+@pytest.mark.parametrize("keys", ["", "keys: {jwks_uri: https://o.example.com/k}", "keys: {jwks_file: k.json}"])
+def test_two_issuers_with_one_url_and_the_same_keys_are_refused(tmp_path, keys):
+    text = "\n---\n".join(f"kind: Issuer\nname: n{n}\nurl: https://twice.example.com\n{keys}" for n in (1, 2))
+    write(tmp_path, text, "a.yaml")
+    (told,) = problems_of_folder(tmp_path)
+    assert told.endswith("url: n1 has this url and the same keys: nothing tells the two apart")
 
 
 def test_two_issuers_may_share_one_url():

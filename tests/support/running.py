@@ -9,7 +9,7 @@ import aiohttp
 
 from gateway.app import Gateway
 from gateway.model import Clock
-from gateway.settings import Settings
+from gateway.settings import Settings, embedded_settings
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -29,7 +29,7 @@ def settings(folder: Path, **overrides: Any) -> Settings:
         "audit": {"sinks": [f"file://{folder}/audit.jsonl"]},
         "shutdown": {"delay": "0s", "grace": "5s"},
     }
-    return Settings.model_validate({**values, **overrides})
+    return embedded_settings({**values, **overrides})
 
 
 @asynccontextmanager

@@ -35,8 +35,8 @@ from gateway.oauth.metadata import metadata
 from gateway.policy.store import Outcome, PolicyStore
 from gateway.settings import Settings
 from gateway.tokens.key_set_document import KeySetDocument
-from gateway.tokens.signing import SigningKeys
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
+from gateway.tokens.signing_keys import SigningKeys
 
 log = logging.getLogger("gateway")
 

@@ -39,8 +39,8 @@ from gateway.policy.delegation import decide_delegation, decide_narrowing
 from gateway.policy.generation import Generation
 from gateway.state.base import ReplayMarks, StateUnavailableError
 from gateway.tokens.access_token import mint
-from gateway.tokens.narrowing import OwnToken, verify_own_token
-from gateway.tokens.signing import SigningKeys
+from gateway.tokens.own_token import OwnToken, verify_own_token
+from gateway.tokens.signing_keys import SigningKeys
 
 log = logging.getLogger("gateway.exchange")
 

@@ -61,6 +61,10 @@ class _Remembered:
     keys: KeySet
 
 
+class _TrustChangedError(Exception):
+    """The issuers were configured anew while a request waited for keys."""
+
+
 class _SeenOnce:
     """Which tokens were verified lately: between ``size`` and twice ``size`` of them, in two sets that take turns."""
 
@@ -142,8 +146,9 @@ class TrustStore:
         """How many claims, in verified tokens, their issuer's table did not know; by the issuer's name."""
         return {name: self._unaccounted.get(name, 0) for name in self._trusted}
 
-    async def authenticate(self, token_text: str) -> Workload:
-        """The workload that a token proves. Waits for nothing while its issuer's key is at hand.
+    async def authenticate(self, token_text: str, *, is_second_try: bool = False) -> Workload:
+        """The workload that a token proves. Waits for nothing while its issuer's key is at hand; where the policies
+        change while it waits, it begins once more.
 
         Raises ``Refusal``.
         """
@@ -164,7 +169,12 @@ class TrustStore:
                     self._remember(attempt, trusted, keys)
                 return attempt
             attempts.append(attempt)
-        return await self._authenticate_with_newer_keys(token, claims, attempts)
+        try:
+            return await self._authenticate_with_newer_keys(token, claims, attempts)
+        except _TrustChangedError:
+            if is_second_try:
+                raise Refusal("issuer_unavailable", internal="the issuer's configuration has just changed") from None
+            return await self.authenticate(token_text, is_second_try=True)
 
     # ------------------------------------------------------------ with the keys at hand
 
@@ -231,10 +241,7 @@ class TrustStore:
         final = [attempt for attempt in attempts if not attempt.newer_keys_may_help]
         for earlier, was_answered in zip(hopeful, answered, strict=True):
             if self._trusted.get(earlier.trusted.issuer.name) is not earlier.trusted:
-                # Trusted when we began to wait, and no longer, or in another way: to be asked again.
-                changed = Refusal("issuer_unavailable", internal="the issuer's configuration has just changed")
-                final.append(_Attempt(earlier.trusted, None, changed))
-                continue
+                raise _TrustChangedError  # trusted when we began to wait, and no longer, or in another way
             keys = earlier.trusted.keys.usable(now)
             attempt = earlier
             if keys is not earlier.keys:

@@ -7,7 +7,7 @@ import orjson
 
 from gateway.model import AccessToken, Entitlement
 from gateway.oauth.errors import Refusal
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
 
 OUR_CLAIMS = frozenset({
     "iss", "sub", "client_id", "aud", "iat", "nbf", "exp", "jti", "scope", "act", "may_act", "cnf",

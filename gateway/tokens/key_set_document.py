@@ -4,8 +4,8 @@ import hashlib
 
 import orjson
 
-from gateway.tokens.signing import SigningKeys
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
+from gateway.tokens.signing_keys import SigningKeys
 
 CACHE_CONTROL = "public, max-age=300, must-revalidate"
 

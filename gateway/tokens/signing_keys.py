@@ -1,178 +1,51 @@
-"""One signing key: what it signs, how it is published, how it is written down.
+"""The keys in force: which one signs, and which ones are published."""
 
-The algorithm is a property of the key, never of a token. Every token starts with the key's one header segment,
-made when the key is made: there is no other header that this key ever signed.
-"""
+from collections.abc import Iterable
+from typing import Self
 
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import Literal, Self
+from gateway.oauth.errors import Refusal
+from gateway.tokens.signing_key import Algorithm, SigningKey
+from gateway.tokens.stores.base import KeyStore, KeyStoreError
 
-import orjson
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-
-from gateway.tokens import base64url
-
-Algorithm = Literal["ES256", "EdDSA", "RS256"]
-
-_RSA_BITS = 2048
-_RSA_EXPONENT = 65537
-_P256_BYTES = 32
-_Sign = Callable[[bytes], bytes]
-_Verify = Callable[[bytes, bytes], None]
-_SELF_TEST = b"The public half of this key verifies what its private half signs."
+_ATTEMPTS = 16
 
 
-class SigningKey:
-    """A private key with its name (``kid``), made or loaded once and never changed.
+class SigningKeys:
+    """Every key of the store. The newest one of the wanted algorithm signs; all are published."""
 
-    ``kid`` is the RFC 7638 thumbprint of the public half; ``created_at`` is in seconds since the epoch;
-    ``header_segment`` is the base64url of ``{"alg": …, "kid": …, "typ": "at+jwt"}`` (RFC 9068 §2.1).
-    """
-
-    __slots__ = ("_jwk", "_prefix", "_private_key", "_sign", "_verify", "algorithm", "created_at", "header_segment",
-                 "kid")  # fmt: skip
-
-    algorithm: Algorithm
-    kid: str
-    created_at: int
-    header_segment: str
-
-    def __init__(self, private_key: PrivateKeyTypes, created_at: int) -> None:
-        """Raises ``ValueError`` for a key that no algorithm here fits, or whose halves do not belong together."""
-        self._private_key = private_key
-        self.algorithm, self._jwk, self._sign, self._verify = _scheme(private_key)
-        self.kid = thumbprint(self._jwk)
-        self.created_at = created_at
-        header = base64url.encode(orjson.dumps({"alg": self.algorithm, "kid": self.kid, "typ": "at+jwt"}))
-        self.header_segment = header.decode("ascii")
-        self._prefix = header + b"."
-        if not self.has_signed(_SELF_TEST, self._sign(_SELF_TEST)):
-            raise ValueError("the private key does not fit its public half")
+    def __init__(self, keys: Iterable[SigningKey], algorithm: Algorithm) -> None:
+        """``algorithm`` is the one that signs where nothing else is asked for."""
+        # The kid settles two keys of one second, so that every replica settles it alike.
+        self._published = tuple(sorted(keys, key=lambda key: (-key.created_at, key.kid)))
+        self._algorithm = algorithm
+        self._newest = {key.algorithm: key for key in reversed(self._published)}
+        self._by_header = {key.header_segment: key for key in self._published}
 
     @classmethod
-    def generate(cls, algorithm: Algorithm, now: float) -> Self:
-        """A new key, created at ``now``."""
-        return cls(_generate(algorithm), int(now))
+    def open(cls, store: KeyStore, algorithm: Algorithm, now: float) -> Self:
+        """The keys of a store; where it has none of the algorithm, one is made and kept. Raises ``KeyStoreError``."""
+        for _ in range(_ATTEMPTS):
+            keys = store.load()
+            if any(key.algorithm == algorithm for key in keys):
+                return cls(keys, algorithm)
+            store.save(SigningKey.generate(algorithm, now), {key.kid for key in keys})
+        raise KeyStoreError("the key store does not keep the key that was put in")
 
-    @classmethod
-    def from_pem(cls, pem: bytes, created_at: int) -> Self:
-        """The key in an unencrypted PKCS#8 PEM (RFC 5958, RFC 7468 §10). Raises ``ValueError``."""
-        try:
-            private_key = serialization.load_pem_private_key(pem, password=None)
-        except (TypeError, UnsupportedAlgorithm) as error:
-            raise ValueError(str(error)) from error
-        return cls(private_key, created_at)
+    def current(self, algorithm: Algorithm | None = None) -> SigningKey:
+        """The key that signs now. Raises ``Refusal`` where there is none of the algorithm."""
+        key = self._newest.get(algorithm or self._algorithm)
+        if key is None:
+            raise Refusal("signing_unavailable", internal=f"no {algorithm or self._algorithm} key")
+        return key
 
-    def private_pem(self) -> bytes:
-        """The secret itself, as unencrypted PKCS#8 PEM: for a key store and for nobody else."""
-        return self._private_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+    def published(self) -> tuple[SigningKey, ...]:
+        """All keys, newest first: the same object until a key comes or goes."""
+        return self._published
 
-    def public_jwk(self) -> dict[str, str]:
-        """The public half as it is published (RFC 7517 §4)."""
-        return {**self._jwk, "kid": self.kid, "use": "sig", "alg": self.algorithm}
+    def signer_of(self, header_segment: str) -> SigningKey | None:
+        """The published key whose tokens start with this header segment."""
+        return self._by_header.get(header_segment)
 
-    def sign(self, payload: bytes) -> str:
-        """The compact JWS over a payload, under the key's own header (RFC 7515 §5.1)."""
-        signing_input = self._prefix + base64url.encode(payload)
-        return (signing_input + b"." + base64url.encode(self._sign(signing_input))).decode("ascii")
-
-    def has_signed(self, signing_input: bytes, signature: bytes) -> bool:
-        """Whether the signature over these bytes is this key's (RFC 7515 §5.2)."""
-        try:
-            self._verify(signing_input, signature)
-        except InvalidSignature:
-            return False
-        return True
-
-    def __repr__(self) -> str:
-        return f"SigningKey({self.algorithm} {self.kid})"
-
-
-def thumbprint(jwk: Mapping[str, str]) -> str:
-    """The SHA-256 thumbprint of a public JWK whose members are in canonical form (RFC 7638 §3, RFC 8037 §2)."""
-    members = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}[jwk["kty"]]
-    canonical = orjson.dumps({name: jwk[name] for name in members})
-    return base64url.encode(hashlib.sha256(canonical).digest()).decode("ascii")
-
-
-def _generate(algorithm: Algorithm) -> PrivateKeyTypes:
-    if algorithm == "ES256":
-        return ec.generate_private_key(ec.SECP256R1())
-    if algorithm == "EdDSA":
-        return ed25519.Ed25519PrivateKey.generate()
-    return rsa.generate_private_key(_RSA_EXPONENT, _RSA_BITS)
-
-
-def _scheme(private_key: PrivateKeyTypes) -> tuple[Algorithm, dict[str, str], _Sign, _Verify]:
-    """The one algorithm that a key is for (RFC 8725 §3.1): its name, the public JWK, both operations."""
-    match private_key:
-        case ec.EllipticCurvePrivateKey():
-            return "ES256", *_es256(private_key)
-        case ed25519.Ed25519PrivateKey():
-            return "EdDSA", *_eddsa(private_key)
-        case rsa.RSAPrivateKey():
-            return "RS256", *_rs256(private_key)
-    raise ValueError(f"no algorithm here signs with {type(private_key).__name__}")
-
-
-def _es256(private_key: ec.EllipticCurvePrivateKey) -> tuple[dict[str, str], _Sign, _Verify]:
-    if private_key.curve.name != ec.SECP256R1.name:
-        raise ValueError(f"ES256 needs a key on P-256, not on {private_key.curve.name}")
-    ecdsa, public_key = ec.ECDSA(hashes.SHA256()), private_key.public_key()
-    point = public_key.public_numbers()
-
-    # JWS has r and s at full length side by side (RFC 7518 §3.4), the library has them in DER.
-    def sign(signing_input: bytes) -> bytes:
-        r, s = decode_dss_signature(private_key.sign(signing_input, ecdsa))
-        return r.to_bytes(_P256_BYTES, "big") + s.to_bytes(_P256_BYTES, "big")
-
-    def verify(signing_input: bytes, signature: bytes) -> None:
-        if len(signature) != 2 * _P256_BYTES:
-            raise InvalidSignature
-        r, s = int.from_bytes(signature[:_P256_BYTES], "big"), int.from_bytes(signature[_P256_BYTES:], "big")
-        public_key.verify(encode_dss_signature(r, s), signing_input, ecdsa)
-
-    return (
-        {"kty": "EC", "crv": "P-256", "x": _number(point.x, _P256_BYTES), "y": _number(point.y, _P256_BYTES)},
-        sign,
-        verify,
-    )
-
-
-def _eddsa(private_key: ed25519.Ed25519PrivateKey) -> tuple[dict[str, str], _Sign, _Verify]:
-    public_key = private_key.public_key()
-
-    def verify(signing_input: bytes, signature: bytes) -> None:
-        public_key.verify(signature, signing_input)
-
-    x = base64url.encode(public_key.public_bytes_raw()).decode("ascii")
-    return {"kty": "OKP", "crv": "Ed25519", "x": x}, private_key.sign, verify
-
-
-def _rs256(private_key: rsa.RSAPrivateKey) -> tuple[dict[str, str], _Sign, _Verify]:
-    if private_key.key_size < _RSA_BITS:
-        raise ValueError(f"RS256 needs a key of {_RSA_BITS} bits or more, not of {private_key.key_size}")
-    pkcs1, sha256, public_key = padding.PKCS1v15(), hashes.SHA256(), private_key.public_key()
-    numbers = public_key.public_numbers()
-    if numbers.e != _RSA_EXPONENT:
-        raise ValueError(f"RS256 needs the public exponent {_RSA_EXPONENT}, not {numbers.e}")
-
-    def sign(signing_input: bytes) -> bytes:
-        return private_key.sign(signing_input, pkcs1, sha256)
-
-    def verify(signing_input: bytes, signature: bytes) -> None:
-        public_key.verify(signature, signing_input, pkcs1, sha256)
-
-    return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}, sign, verify
-
-
-def _number(value: int, length: int | None = None) -> str:
-    """A big-endian number: left-padded to ``length`` (EC), or without a leading zero byte (RSA; RFC 7518 §2)."""
-    return base64url.encode(value.to_bytes(length or (value.bit_length() + 7) // 8, "big")).decode("ascii")
+    def age_seconds(self, now: float) -> float:
+        """How old the key is that signs now. Raises ``Refusal`` as ``current`` does."""
+        return max(0.0, now - self.current().created_at)

@@ -19,7 +19,7 @@ from gateway.cli.token import token
 from gateway.client.sources import TOKEN_FILE
 from gateway.http.admin import admin_application
 from gateway.settings import load_settings
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
 from gateway.tokens.stores.file import FileKeyStore
 from tests.deploy.deployment_files import DEPLOY, KUBERNETES, PROJECT, instructions, yaml_documents
 

@@ -32,7 +32,7 @@ _PACE = issuer_keys.Pace()
 
 POLICIES: Rows = (
     ("policy files", f"{files.MAX_FILES:,}"),
-    ("folders within folders", f"{files.MAX_FOLDER_DEPTH}"),
+    ("folders within folders", f"{files.MAX_FOLDER_DEPTH}, {files.MAX_FOLDERS:,} in all"),
     ("one policy file", _size(files.MAX_FILE_BYTES)),
     ("all policy files", _size(files.MAX_TOTAL_BYTES)),
     ("levels of a YAML document", f"{yaml_reader.MAX_DEPTH}"),
@@ -42,6 +42,8 @@ POLICIES: Rows = (
     ("a glob", f"{conditions.MAX_GLOB_CHARACTERS} characters, {conditions.MAX_GLOB_STARS} stars"),
     ("a claim that `like` looks at", f"{conditions.MAX_LIKE_CHARACTERS:,} characters; a longer one fits nothing"),
     ("a CEL expression", f"{cel.MAX_SOURCE_CHARACTERS:,} characters"),
+    ("comprehensions in it", f"{cel.MAX_LOOPS} where it builds texts or lists, {cel.MAX_SUMS} sums among them"),
+    ("a repetition in its regular expressions", f"{cel.MAX_REPETITIONS:,}"),
     ("levels of a claim that CEL looks at", f"{cel.MAX_CLAIM_DEPTH}"),
     ("a text in `token_claims`", f"{cel.MAX_MAPPED_CHARACTERS:,} printable characters"),
     ("a list in `token_claims`", f"{cel.MAX_MAPPED_ENTRIES} texts"),

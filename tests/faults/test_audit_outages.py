@@ -18,7 +18,7 @@ from tests.faults.serving import Serving, real_neighbours, serving
 from tests.support.parts import eventually
 from tests.support.running import JWT, TOKEN_EXCHANGE
 
-SMALL_DISK_BYTES = 256 * 1024
+SMALL_DISK_BYTES = 2 * 1024 * 1024
 
 
 @pytest.fixture

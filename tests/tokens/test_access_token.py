@@ -14,9 +14,9 @@ from gateway.model import Entitlement
 from gateway.oauth.errors import Refusal
 from gateway.tokens import base64url
 from gateway.tokens.access_token import OUR_CLAIMS, mint
-from gateway.tokens.narrowing import verify_own_token
-from gateway.tokens.signing import SigningKeys
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.own_token import verify_own_token
+from gateway.tokens.signing_key import SigningKey
+from gateway.tokens.signing_keys import SigningKeys
 
 NOW = 1_800_000_000.25
 ISSUER = "https://sts.example.com"

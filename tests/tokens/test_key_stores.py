@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.tokens.signing import SigningKeys
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
+from gateway.tokens.signing_keys import SigningKeys
 from gateway.tokens.stores.base import KeyStoreError
 from gateway.tokens.stores.file import FileKeyStore
 from gateway.tokens.stores.memory import MemoryKeyStore
@@ -256,7 +256,7 @@ class TestFiles:
     def test_two_processes_that_start_at_once_use_the_same_key(self, folder):
         program = (
             "import sys; from pathlib import Path\n"
-            "from gateway.tokens.signing import SigningKeys; from gateway.tokens.stores.file import FileKeyStore\n"
+            "from gateway.tokens.signing_keys import SigningKeys; from gateway.tokens.stores.file import FileKeyStore\n"
             "print('ready', flush=True); sys.stdin.readline()\n"
             f"print(SigningKeys.open(FileKeyStore(Path({str(folder)!r})), 'ES256', {NOW}).current().kid)\n"
         )

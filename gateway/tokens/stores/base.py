@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
 
 
 class KeyStoreError(Exception):

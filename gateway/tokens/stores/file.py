@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
 from gateway.tokens.stores.base import KeyStoreError
 
 _MAX_FILE_BYTES = 16 * 1024

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from gateway.tokens.signing_keys import SigningKey
+from gateway.tokens.signing_key import SigningKey
 
 
 class MemoryKeyStore:

@@ -15,7 +15,7 @@ import orjson
 from gateway.model import PassedOn
 from gateway.oauth.errors import Refusal
 from gateway.tokens import base64url
-from gateway.tokens.signing import SigningKeys
+from gateway.tokens.signing_keys import SigningKeys
 
 MAX_TOKEN_CHARACTERS = 16 * 1024
 _COMPACT_JWS = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)

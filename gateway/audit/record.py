@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ _MAX_CLAIMS_WHEN_TIGHT = 16
 _MAX_DEPTH_WHEN_CUT = 16
 _SURELY_SHORT = MAX_TEXT_BYTES // 6  # the longest escape, \u0000, has six bytes
 _FIELDS = tuple(field.name for field in fields(AuditRecord) if field.name not in {"time", "claims", "detail"})
+_values_of = attrgetter(*_FIELDS)
 
 
 def to_json_line(record: AuditRecord) -> bytes:
@@ -42,10 +44,7 @@ def to_json_line(record: AuditRecord) -> bytes:
 
 def _document(record: AuditRecord) -> dict[str, Any]:
     document: dict[str, Any] = {"time": _rfc3339(record.time)}
-    for name in _FIELDS:
-        value = getattr(record, name)
-        if value is not None:
-            document[name] = value
+    document.update([pair for pair in zip(_FIELDS, _values_of(record), strict=True) if pair[1] is not None])
     if record.claims:
         document["claims"] = {_pointer(path): value for path, value in record.claims}
     if record.detail:

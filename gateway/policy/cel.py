@@ -7,6 +7,7 @@ document). Whatever goes wrong while it runs is an ``Unknown``, which is neither
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cel_expr_python import cel
@@ -22,6 +23,7 @@ MAX_SUMS = 8
 MAX_REPETITIONS = 1000
 """The sum of the counts in the regular expressions of one expression, which are compiled at each run."""
 MAX_CLAIM_DEPTH = 32
+MAX_REMEMBERED_CHARACTERS = 64
 MAX_MAPPED_CHARACTERS = 1024
 MAX_MAPPED_ENTRIES = 64
 
@@ -70,21 +72,51 @@ class Condition:
     source: str
     paths: tuple[ClaimPath, ...]
     """The claim paths that it mentions."""
-    _roots: tuple[str, ...] | None
+    roots: tuple[str, ...] | None
+    """The top-level claims that suffice to run it; None where it may look at any of them."""
     _program: cel.Expression
 
     def holds(self, claims: Claims, issuer: str) -> bool:
         """Whether it is the boolean true."""
-        return _value_of(self._program, _visible(claims, self._roots), issuer) is True
+        return self._verdict(claims, issuer) is True
 
     def is_false(self, claims: Claims, issuer: str) -> bool:
         """Whether it is the boolean false."""
-        return _value_of(self._program, _visible(claims, self._roots), issuer) is False
+        return self._verdict(claims, issuer) is False
 
     def why_unknown(self, claims: Claims, issuer: str) -> str:
         """Why it cannot be worked out; empty where it can."""
-        value = _value_of(self._program, _visible(claims, self._roots), issuer)
+        value = self._verdict(claims, issuer)
         return value.why if isinstance(value, Unknown) else ""
+
+    def _verdict(self, claims: Claims, issuer: str) -> Any:
+        """Of a few short claims, which are the same from token to token (events, branches), it is remembered: an
+        expression reads nothing but what it is given.
+        """
+        if self.roots is not None:
+            values = [claims.get(root) for root in self.roots]
+            if _are_short(values):
+                return _remembered_verdict(self, issuer, *values)
+        return self.work_out(claims, issuer)
+
+    def work_out(self, claims: Claims, issuer: str) -> Any:
+        """True or false, or why it is neither; without looking at what is remembered."""
+        return _value_of(self._program, _visible(claims, self.roots), issuer)
+
+
+_SCALARS = frozenset({str, int, bool, type(None)})
+
+
+def _are_short(values: list[Any]) -> bool:
+    for value in values:
+        if type(value) not in _SCALARS or (type(value) is str and len(value) > MAX_REMEMBERED_CHARACTERS):
+            return False
+    return True
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 1 and true are equal, and not the same claim
+def _remembered_verdict(condition: Condition, issuer: str, *values: str | int | bool | None) -> Any:
+    return condition.work_out(dict(zip(condition.roots or (), values, strict=True)), issuer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from rich.console import Console
-from rich.progress import Progress
 
 from tests.benchmarks import workload
 
@@ -46,14 +46,15 @@ class Case:
 
     title: str
     server: str
-    forms: Path
+    forms: str
+    """The name of the file with what is sent, for each round; see ``write_forms``."""
     floor: str
     refusals_expected: bool = False
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=6, help="length of one run")
+    parser.add_argument("--seconds", type=int, default=5, help="length of one run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--without-decisions", action="store_true", help="leave out the policy sizes")
@@ -64,26 +65,33 @@ def main() -> int:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         folder = Path(name)
-        console.print("Signing the tokens to send ...")
-        cases = prepare(folder)
-        runs = measure(cases, folder, arguments, console)
-        print_table(cases, runs, arguments)
+        prepare(folder, arguments, console)
+        runs = measure(folder, arguments, console)
+        print_table(runs, arguments)
         if not arguments.without_decisions:
             print_decisions([decisions(folder, size, console) for size in SIZES])
     return 0
 
 
-def prepare(folder: Path) -> list[Case]:
-    """Keys, policies, settings and forms on disk; what is to be measured."""
+CASES = (
+    Case("floor", "floor", "fresh", "floor"),
+    Case("fresh GitHub token", "gateway", "fresh", "floor"),
+    Case("30 % of requests denied", "gateway", "mixed", "floor", refusals_expected=True),
+    Case("floor without verification", "signing", "repeated", "floor without verification"),
+    Case("repeated pod token", "gateway", "repeated", "floor without verification"),
+)
+MOST_REQUESTS_PER_SECOND = 6000
+"""Of the gateway: no token that counts as fresh may come twice, so that many are signed."""
+
+
+def prepare(folder: Path, arguments: argparse.Namespace, console: Console) -> None:
+    """Writes keys, policies, settings, and what is to be sent."""
     key = workload.new_key()
     (folder / "public.pem").write_bytes(workload.public_pem(key))
     workload.write_policies(folder / "policies", key, ACCOUNTS)
-    now = int(time.time())
-    fresh = workload.github_forms(key, now, 24_000, ACCOUNTS)
-    denied = workload.denied_forms(key, now, 9_000)
-    mixed = [form for start in range(0, 21_000, 7) for form in fresh[start : start + 7] + denied[start * 3 // 7 :][:3]]
-    for name, forms in (("fresh", fresh), ("mixed", mixed), ("repeated", [workload.pod_form(key, now)])):
-        (folder / f"{name}.forms").write_text("\n".join(forms) + "\n")
+    for turn in range(arguments.repeats + 1):
+        console.print(f"Signing the tokens of round {turn + 1} of {arguments.repeats + 1} ...")
+        write_forms(folder, key, turn, MOST_REQUESTS_PER_SECOND * arguments.seconds)
     settings = {
         "issuer": workload.ISSUER,
         "policies": "policies",
@@ -93,35 +101,37 @@ def prepare(folder: Path) -> list[Case]:
         "log_level": "info",
     }
     (folder / "gateway.yaml").write_text(yaml.safe_dump(settings))
-    fresh_file = folder / "fresh.forms"
-    return [
-        Case("floor", "floor", fresh_file, "floor"),
-        Case("fresh GitHub token", "gateway", fresh_file, "floor"),
-        Case("30 % of requests denied", "gateway", folder / "mixed.forms", "floor", refusals_expected=True),
-        Case("floor without verification", "signing", folder / "repeated.forms", "floor without verification"),
-        Case("repeated pod token", "gateway", folder / "repeated.forms", "floor without verification"),
-    ]
 
 
-def measure(cases: list[Case], folder: Path, arguments: argparse.Namespace, console: Console) -> dict[str, list[Run]]:
+def write_forms(folder: Path, key: RSAPrivateKey, turn: int, count: int) -> None:
+    """The forms of one round: fresh ones, other fresh ones of which three in ten are denied, and one pod's."""
+    now = int(time.time())
+    granted = workload.github_forms(key, now, count + count * 7 // 10, ACCOUNTS)
+    denied = workload.github_forms(key, now, count * 3 // 10, ACCOUNTS, denied=True)
+    fresh, others = granted[:count], granted[count:]
+    mixed = [form for n in range(count // 10) for form in (*others[7 * n : 7 * n + 7], *denied[3 * n : 3 * n + 3])]
+    for name, forms in (("fresh", fresh), ("mixed", mixed), ("repeated", [workload.pod_form(key, now)])):
+        (folder / f"{name}-{turn}.forms").write_text("\n".join(forms) + "\n")
+
+
+def measure(folder: Path, arguments: argparse.Namespace, console: Console) -> dict[str, list[Run]]:
     server_core, loader_core = cores()
-    runs: dict[str, list[Run]] = {case.title: [] for case in cases}
-    with ExitStack() as stack, Progress(console=console) as progress:
+    runs: dict[str, list[Run]] = {case.title: [] for case in CASES}
+    with ExitStack() as stack:
         ports = {
             "floor": stack.enter_context(floor(folder, server_core)),
             "signing": stack.enter_context(floor(folder, server_core, "--without-verification")),
             "gateway": stack.enter_context(gateway(folder, server_core)),
         }
-        task = progress.add_task("Measuring", total=(arguments.repeats + 1) * len(cases))
-        for repeat in range(-1, arguments.repeats):  # the first round warms up and is not counted
-            for case in cases:
-                progress.update(task, description=case.title)
-                run = load(case, ports[case.server], arguments, loader_core, first=(repeat + 1) * 6_000)
+        for turn in range(arguments.repeats + 1):
+            for case in CASES:
+                # No bar that moves: it would take its share of the two cores.
+                console.print(f"Round {turn + 1} of {arguments.repeats + 1}: {case.title} ...")
+                run = load(folder / f"{case.forms}-{turn}.forms", ports[case.server], arguments, loader_core)
                 if run.refused and not case.refusals_expected:
                     raise SystemExit(f"{case.title}: {run.refused} requests were refused")
-                if repeat >= 0:
+                if turn > 0:  # the first round warms up
                     runs[case.title].append(run)
-                progress.advance(task)
     return runs
 
 
@@ -159,24 +169,24 @@ def gateway(folder: Path, core: int) -> Iterator[int]:
             process.kill()
 
 
-def load(case: Case, port: int, arguments: argparse.Namespace, core: int, first: int) -> Run:
+def load(forms: Path, port: int, arguments: argparse.Namespace, core: int) -> Run:
     command = [
         "taskset", "-c", str(core), "wrk", "-t1", f"-c{arguments.connections}", f"-d{arguments.seconds}s",
         "--timeout", "5s", "-s", str(HERE / "load.lua"), f"http://127.0.0.1:{port}",
     ]  # fmt: skip
-    environment = {**os.environ, "FORMS": str(case.forms), "FIRST": str(first)}
+    environment = {**os.environ, "FORMS": str(forms)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     requests, duration, p50, p90, p99, refused, errors = map(int, line.split()[1:])
     if errors:
-        raise SystemExit(f"{case.title}: {errors} requests failed\n{done.stdout}")
+        raise SystemExit(f"{forms.name}: {errors} requests failed\n{done.stdout}")
     return Run(requests / duration * 1e6, p50, p90, p99, refused)
 
 
-def print_table(cases: list[Case], runs: dict[str, list[Run]], arguments: argparse.Namespace) -> None:
+def print_table(runs: dict[str, list[Run]], arguments: argparse.Namespace) -> None:
     print("| one core | requests/s | of its floor | p50 ms | p90 ms | p99 ms |")
     print("|---|---|---|---|---|---|")
-    for case in cases:
+    for case in CASES:
         own, base = runs[case.title], runs[case.floor]
         ratio = statistics.median(a.requests_per_second / b.requests_per_second for a, b in zip(own, base, strict=True))
         medians = [statistics.median(getattr(run, name) for run in own) for name in ("p50", "p90", "p99")]

@@ -1,6 +1,6 @@
 -- wrk sends the forms of a file, one after the other, over and over.
--- The file is named by FORMS, the first one sent by FIRST; the number of answers that are not 200 is printed.
-local forms, next_form = {}, tonumber(os.getenv("FIRST") or "0")
+-- The file is named by FORMS; the number of answers that are not 200 is printed.
+local forms, next_form = {}, 0
 refused = 0
 
 function init(_)

@@ -1,8 +1,7 @@
 """What the benchmarks send: tokens shaped like GitHub's and like a pod's, and policies of any size."""
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -10,10 +9,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
 )
 
 from gateway.standin.shapes import github_actions_claims, kubernetes_claims
@@ -22,6 +18,8 @@ ISSUER = "https://sts.example.com"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
 KEY_ID = "benchmark"
+STRANGER = rsa.generate_private_key(65537, 2048)
+"""Signs with a key that no issuer publishes."""
 
 RESOURCE = """kind: Resource
 name: deploy-api
@@ -76,42 +74,36 @@ def write_policies(folder: Path, key: rsa.RSAPrivateKey, accounts: int, *, per_f
         (subfolder / f"accounts-{first}.yaml").write_text("".join(ACCOUNT.format(number=number) for number in numbers))
 
 
-def github_forms(key: rsa.RSAPrivateKey, now: int, count: int, accounts: int) -> list[str]:
-    """Forms with fresh tokens of jobs in ``accounts`` repositories, signed on every core."""
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with ProcessPoolExecutor() as pool:
-        chunks = pool.map(_github_forms, *zip(*_chunks(pem, now, count, accounts), strict=True))
-        return [form for chunk in chunks for form in chunk]
+def github_forms(key: rsa.RSAPrivateKey, now: int, count: int, accounts: int, *, denied: bool = False) -> list[str]:
+    """Forms with fresh tokens of jobs in ``accounts`` repositories, signed on every core.
+
+    Denied ones are a third each: expired, badly signed, of a repository that no rule names.
+    """
+    sign = _denied_forms if denied else _granted_forms
+    chunks = [(key, now, first, min(first + 1000, count), accounts) for first in range(0, count, 1000)]
+    with ThreadPoolExecutor() as pool:
+        return [form for forms in pool.map(lambda chunk: sign(*chunk), chunks) for form in forms]
 
 
-def _chunks(pem: bytes, now: int, count: int, accounts: int) -> Iterator[tuple[bytes, int, int, int, int]]:
-    for first in range(0, count, 1000):
-        yield pem, now, first, min(first + 1000, count), accounts
-
-
-def _github_forms(pem: bytes, now: int, first: int, last: int, accounts: int) -> list[str]:
-    headers = {"kid": KEY_ID, "typ": "JWT"}
-    key = load_pem_private_key(pem, None)
+def _granted_forms(key: rsa.RSAPrivateKey, now: int, first: int, last: int, accounts: int) -> list[str]:
     forms = []
     for number in range(first, last):
         claims = github_actions_claims(now, ISSUER, repository_id=str(number % accounts), exp=now + 3600)
-        forms.append(form_of(jwt.encode(claims, key, "RS256", headers)))
+        forms.append(form_of(jwt.encode(claims, key, "RS256", {"kid": KEY_ID})))
+    return forms
+
+
+def _denied_forms(key: rsa.RSAPrivateKey, now: int, first: int, last: int, _accounts: int) -> list[str]:
+    forms = []
+    for number in range(first, last):
+        kind = number % 3
+        claims = github_actions_claims(now if kind else now - 7200, ISSUER, repository_id="999999999")
+        forms.append(form_of(jwt.encode(claims, STRANGER if kind == 1 else key, "RS256", {"kid": KEY_ID})))
     return forms
 
 
 def pod_form(key: rsa.RSAPrivateKey, now: int) -> str:
     return form_of(jwt.encode(kubernetes_claims(now, ISSUER), key, "RS256", {"kid": KEY_ID}))
-
-
-def denied_forms(key: rsa.RSAPrivateKey, now: int, count: int) -> list[str]:
-    """A third each: expired, badly signed, of a repository that no rule names."""
-    stranger = new_key()
-    forms = []
-    for number in range(count):
-        kind = number % 3
-        claims = github_actions_claims(now if kind else now - 7200, ISSUER, repository_id="999999999")
-        forms.append(form_of(jwt.encode(claims, stranger if kind == 1 else key, "RS256", {"kid": KEY_ID})))
-    return forms
 
 
 def form_of(token: str) -> str:

@@ -167,3 +167,16 @@ def test_no_claims_make_an_expression_raise(claims):
         condition = parse_condition(source)
         assert not (condition.holds(claims, "here") and condition.is_false(claims, "here"))
     parse_mapped("x", "claims.a").value(claims, "here")
+
+
+@pytest.mark.parametrize("values", [(1, True, "1"), (True, 1, "1"), ("1", True, 1)])
+def test_what_is_remembered_of_one_claim_is_not_said_of_another_type(values):
+    condition = parse_condition("claims.x == 1")
+    for _ in range(2):
+        for value in values:
+            assert condition.holds({"x": value}, "issuer") is (value == 1 and type(value) is int)
+
+
+def test_what_is_remembered_of_one_issuer_is_not_said_of_another():
+    condition = parse_condition('issuer == "a" && claims.x == "y"')
+    assert [condition.holds({"x": "y"}, issuer) for issuer in ("a", "b", "a")] == [True, False, True]

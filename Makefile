@@ -35,9 +35,9 @@ faults: .venv/.dev ## Run the fault tests in full
 
 lock: .venv/.dev ## Write both lock files anew from the ranges in pyproject.toml
 	@$(PIP) install 'uv>=0.9'
-	@$(BIN)/uv pip compile pyproject.toml --group build --upgrade --universal --generate-hashes --no-header \
+	@$(BIN)/uv pip compile pyproject.toml --extra server --group build --upgrade --universal --generate-hashes --no-header \
 		--no-emit-index-url --quiet --output-file deploy/requirements.lock
-	@$(BIN)/uv pip compile pyproject.toml --group dev --upgrade --universal --generate-hashes --no-header \
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --upgrade --universal --generate-hashes --no-header \
 		--no-emit-index-url --quiet --output-file tests/requirements.lock
 
 clean: ## Remove everything that was made here

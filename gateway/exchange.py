@@ -18,8 +18,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from gateway.audit.log import AuditLog
-from gateway.identity.jose import token_sha256
 from gateway.identity.trust import TrustStore
+from gateway.jose.compact import token_sha256
 from gateway.metrics import ExchangeMeter
 from gateway.model import (
     AccessToken,

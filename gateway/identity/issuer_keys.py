@@ -15,8 +15,8 @@ from typing import Any
 from cachetools import TTLCache
 
 from gateway.identity.fetcher import FetchError
-from gateway.identity.jwks import KeySet
 from gateway.identity.key_sources import KeyLoader, Loaded
+from gateway.jose.jwks import KeySet
 from gateway.model import Clock, TrustedIssuer
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from gateway.identity.fetcher import Fetched, Fetcher, FetchError
-from gateway.identity.jwks import MAX_KEY_SET_BYTES, KeySet, parse_key_set
 from gateway.identity.regular_file import stat_regular_file
-from gateway.identity.strict_json import parse_json_object
+from gateway.jose.jwks import MAX_KEY_SET_BYTES, KeySet, parse_key_set
+from gateway.jose.strict_json import parse_json_object
 from gateway.model import TrustedIssuer
 
 

@@ -14,10 +14,10 @@ from cachetools import LRUCache
 
 from gateway.identity.fetcher import Fetcher
 from gateway.identity.issuer_keys import IssuerKeys, Jitter, Pace, Sleep
-from gateway.identity.jose import check_length, parse_token, parse_unverified_claims, token_sha256
-from gateway.identity.jwks import KeySet
 from gateway.identity.key_sources import loader_for
 from gateway.identity.verification import check_times, verify_token
+from gateway.jose.compact import check_length, parse_token, parse_unverified_claims, token_sha256
+from gateway.jose.jwks import KeySet
 from gateway.model import Claims, Clock, TrustedIssuer, UnverifiedToken, Workload
 from gateway.oauth.errors import Refusal
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from gateway.identity.jose import parse_token, parse_unverified_claims
-from gateway.identity.jwks import KeySet, VerificationKey
 from gateway.identity.presets.common import is_reserved_audience
+from gateway.jose.compact import parse_token, parse_unverified_claims
+from gateway.jose.jwks import KeySet, VerificationKey
 from gateway.model import ClaimPath, Claims, ClaimTable, TrustedIssuer, UnverifiedToken, Workload
 from gateway.oauth.errors import Refusal
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import orjson
 
+from gateway.jose import base64url
 from gateway.model import PassedOn
 from gateway.oauth.errors import Refusal
-from gateway.tokens import base64url
 from gateway.tokens.signing_keys import SigningKeys
 
 MAX_TOKEN_CHARACTERS = 16 * 1024

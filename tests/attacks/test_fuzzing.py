@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.http.form import parse_form
-from gateway.identity.jose import parse_base64url
-from gateway.identity.jwks import ALGORITHMS, parse_key_set
-from gateway.identity.strict_json import parse_json_object
 from gateway.identity.verification import verify_compact
+from gateway.jose.compact import parse_base64url
+from gateway.jose.jwks import ALGORITHMS, parse_key_set
+from gateway.jose.strict_json import parse_json_object
 from gateway.model import GrantType, TokenRequest, Workload
 from gateway.oauth.errors import Refusal, error_description
 from gateway.oauth.parameters import KNOWN_PARAMETERS, parse_token_request

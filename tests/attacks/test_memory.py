@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.http import form
-from gateway.identity import jose
+from gateway.jose import compact
 from gateway.kinds import PRESETS
 from gateway.oauth.reasons import GRANTED, REASONS
 from gateway.standin.keys import new_signing_key, thumbprint
@@ -89,7 +89,7 @@ async def test_strangers_fill_no_table(tmp_path: Path):
             await house.gateway.exchange(f"{header}.{payload}.{signature}", **more)
         trust = house.gateway.gateway.trust
         assert len(trust._remembered) == 0, "only what was verified is remembered"
-        assert jose._parse_header.cache_info().currsize <= 256
+        assert compact._parse_header.cache_info().currsize <= 256
         assert form._decoded_short_pair.cache_info().currsize <= 512
         keys = trust.keys_by_name()["prod-cluster"]
         assert sum(keys.fetches.values()) <= 3

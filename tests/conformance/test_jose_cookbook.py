@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.identity.jose import parse_token
-from gateway.identity.jwks import ALGORITHMS, PRIVATE_KEY, parse_key, parse_key_set
 from gateway.identity.verification import verify_compact
+from gateway.jose.compact import parse_token
+from gateway.jose.jwks import ALGORITHMS, PRIVATE_KEY, parse_key, parse_key_set
 from gateway.oauth.errors import Refusal
 from tests.support.tokens import NOW, SigningIssuer
 from tests.support.vectors import cookbook, needs_vectors

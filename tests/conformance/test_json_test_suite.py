@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.identity.fetcher import Fetched, FetchError
-from gateway.identity.jwks import ALGORITHMS, parse_key_set
 from gateway.identity.key_sources import loader_for
-from gateway.identity.strict_json import parse_json_object
 from gateway.identity.verification import verify_compact
+from gateway.jose.jwks import ALGORITHMS, parse_key_set
+from gateway.jose.strict_json import parse_json_object
 from gateway.model import KeySource
 from gateway.oauth.errors import Refusal
 from tests.support.tokens import NOW, SigningIssuer

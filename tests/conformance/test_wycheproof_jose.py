@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.identity.jwks import ALGORITHMS, parse_key_set
 from gateway.identity.verification import verify_compact
+from gateway.jose.jwks import ALGORITHMS, parse_key_set
 from gateway.oauth.errors import Refusal
 from tests.support.tokens import NOW, SigningIssuer
 from tests.support.vectors import needs_vectors, wycheproof

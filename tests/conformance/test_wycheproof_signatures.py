@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.identity.jwks import VerificationKey, parse_key
+from gateway.jose.jwks import VerificationKey, parse_key
 from tests.support.vectors import needs_vectors, wycheproof
 
 pytestmark = needs_vectors

@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.audit import group_commit, record
 from gateway.http import form
-from gateway.identity import fetcher, issuer_keys, jose, jwks, strict_json, trust, verification
+from gateway.identity import fetcher, issuer_keys, trust, verification
+from gateway.jose import compact, jwks, strict_json
 from gateway.oauth import parameters
 from gateway.policy import cel, conditions, delegation, documents, files, yaml_reader
 from gateway.policy.documents import duration_text
@@ -51,13 +52,13 @@ POLICIES: Rows = (
     ("the least that a policy may set for it", f"`{duration_text(documents.MIN_LIFETIME_SECONDS)}`"),
     ("actors in one chain", f"{delegation.MAX_ACTORS}"),
     ("scopes in one request", f"{parameters.MAX_SCOPES}"),
-    ("a workload token", _size(jose.MAX_TOKEN_LENGTH)),
-    ("its header, decoded", _size(jose.MAX_HEADER_BYTES)),
+    ("a workload token", _size(compact.MAX_TOKEN_LENGTH)),
+    ("its header, decoded", _size(compact.MAX_HEADER_BYTES)),
     ("levels of its claims", f"{_default(strict_json.parse_json_object, 'max_depth')}"),
     ("a whole number in it", f"{strict_json.MAX_INTEGER_DIGITS} digits"),
     ("its `sub`", f"{verification.MAX_SUBJECT_LENGTH} characters"),
     ("its `jti`", f"{verification.MAX_TOKEN_ID_LENGTH} characters"),
-    ("its `kid`", f"{jose.MAX_KEY_ID_LENGTH} characters"),
+    ("its `kid`", f"{compact.MAX_KEY_ID_LENGTH} characters"),
     ("an issuer's key set", f"{_size(jwks.MAX_KEY_SET_BYTES)}, {jwks.MAX_KEYS} keys"),
     ("the time until a changed `jwks_file` is seen", f"{_PACE.file_seconds:.0f} s"),
     ("an RSA key in a key set", f"{jwks.MIN_RSA_BITS} to {jwks.MAX_RSA_BITS} bits, exponent {jwks.RSA_EXPONENT}"),

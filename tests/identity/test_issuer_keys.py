@@ -11,8 +11,8 @@ from aiohttp import web
 
 from gateway.identity.fetcher import FETCH_OUTCOMES, HttpFetcher
 from gateway.identity.issuer_keys import IssuerKeys, Pace
-from gateway.identity.jwks import KeySet
 from gateway.identity.key_sources import KeyLoader, Loaded, loader_for
+from gateway.jose.jwks import KeySet
 from gateway.model import KeySource, TrustedIssuer
 from tests.support.issuer_server import Handler, IssuerServer, issuer_server
 from tests.support.time import HandClock

@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 
-from gateway.identity.jwks import ALGORITHMS
 from gateway.identity.presets import (
     aks,
     aws_sts,
@@ -17,6 +16,7 @@ from gateway.identity.presets import (
 )
 from gateway.identity.presets.common import RESERVED_AUDIENCES, is_reserved_audience
 from gateway.identity.verification import verify_compact
+from gateway.jose.jwks import ALGORITHMS
 from gateway.model import Preset, Workload
 from gateway.oauth.errors import Refusal
 from gateway.standin.shapes import (

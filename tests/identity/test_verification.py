@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.identity.jose import parse_token, parse_unverified_claims
-from gateway.identity.jwks import ALGORITHMS, parse_key_set
 from gateway.identity.verification import MAX_NUMERIC_DATE, verify_compact, verify_token
+from gateway.jose.compact import parse_token, parse_unverified_claims
+from gateway.jose.jwks import ALGORITHMS, parse_key_set
 from gateway.model import ClaimTable, TrustedIssuer, Workload
 from gateway.oauth.errors import Refusal
 from tests.support.tokens import (

@@ -111,7 +111,7 @@ def test_an_alias_bomb_is_refused_without_being_expanded():
 @pytest.mark.parametrize("bomb", ["[" * 200_000, "{a: " * 200_000, "- " * 200_000, "? " * 200_000])
 def test_a_nesting_bomb_is_refused_at_the_first_level_too_deep(bomb):
     (problem,) = problems(bomb)
-    assert "nested deeper than 32" in problem or "a key must be plain text" in problem
+    assert any(why in problem for why in ("nested deeper than 32", "a key must be plain text", "maximum nesting depth"))
 
 
 def test_a_document_of_very_many_lists_is_refused():

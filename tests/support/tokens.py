@@ -10,8 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm, get_default_algorithms
 
-from gateway.identity.jwks import KeySet, parse_key_set
 from gateway.identity.presets import generic
+from gateway.jose.jwks import KeySet, parse_key_set
 from gateway.model import KeySource, Preset, TrustedIssuer
 
 NOW = 1_793_610_000

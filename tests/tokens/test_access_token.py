@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.jose import base64url
 from gateway.model import Entitlement
 from gateway.oauth.errors import Refusal
-from gateway.tokens import base64url
 from gateway.tokens.access_token import OUR_CLAIMS, mint
 from gateway.tokens.own_token import verify_own_token
 from gateway.tokens.signing_key import SigningKey

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tokens import base64url
+from gateway.jose import base64url
 from gateway.tokens.signing_key import SigningKey, thumbprint
 
 NOW = 1_800_000_000.7

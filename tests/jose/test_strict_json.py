@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.identity.strict_json import parse_json_object
+from gateway.jose.strict_json import parse_json_object
 
 PRINTABLE = st.characters(exclude_categories=("Cc", "Cs"))
 VALUES = st.recursive(

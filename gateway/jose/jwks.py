@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
 
-from gateway.identity.jose import MAX_KEY_ID_LENGTH, parse_base64url
-from gateway.identity.strict_json import parse_json_object
-from gateway.identity.weak_keys import is_roca_modulus, is_small_order_point, small_factor
+from gateway.jose.compact import MAX_KEY_ID_LENGTH, parse_base64url
+from gateway.jose.strict_json import parse_json_object
+from gateway.jose.weak_keys import is_roca_modulus, is_small_order_point, small_factor
 from gateway.oauth.errors import Refusal
 
 MAX_KEY_SET_BYTES = 100 * 1024

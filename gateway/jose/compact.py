@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from gateway.identity.strict_json import parse_json_object
+from gateway.jose.strict_json import parse_json_object
 from gateway.model import UnverifiedToken
 from gateway.oauth.errors import Refusal
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.identity.jose import MAX_TOKEN_LENGTH, parse_token, parse_unverified_claims, token_sha256
+from gateway.jose.compact import MAX_TOKEN_LENGTH, parse_token, parse_unverified_claims, token_sha256
 from gateway.oauth.errors import Refusal
 from tests.support.tokens import SigningIssuer, base64url
 

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from gateway.identity.jose import parse_base64url
-from gateway.identity.jwks import ALGORITHMS, PRIVATE_KEY, parse_key, parse_key_set
-from gateway.identity.weak_keys import is_small_order_point
+from gateway.jose.compact import parse_base64url
+from gateway.jose.jwks import ALGORITHMS, PRIVATE_KEY, parse_key, parse_key_set
+from gateway.jose.weak_keys import is_small_order_point
 from tests.support.tokens import SigningIssuer, base64url, private_key, public_jwk, sign
 
 RS = SigningIssuer("RS256")

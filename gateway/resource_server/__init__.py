@@ -1,0 +1,1 @@
+"""What an API imports to verify access tokens of the gateway and to log which workload called."""

@@ -1,63 +1,59 @@
 """The one place where the parts are built and wired, started, reloaded and stopped."""
 
 import asyncio
-import base64
 import contextlib
 import logging
-import os
-import secrets
 import ssl
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from watchfiles import awatch
 
 from gateway.audit.log import AuditLog
+from gateway.callers import Callers
 from gateway.clock import SteadyClock
 from gateway.exchange import Exchange
 from gateway.http.admin import admin_application
-from gateway.http.connection import Listener
+from gateway.http.client_certificate import ClientCertificateOf, client_certificate
 from gateway.http.drain import Drain
-from gateway.http.protocol_log import protocol_logger
+from gateway.http.hold import Hold
+from gateway.http.inquiry import InquiryForms
+from gateway.http.introspect import IntrospectionEndpoint
+from gateway.http.listen import open_listener
 from gateway.http.public import public_application
-from gateway.http.source import source_address
+from gateway.http.revoke import RevocationEndpoint
+from gateway.http.source import from_trusted_proxy, source_address
+from gateway.http.tls import tls_context
 from gateway.http.token import TokenEndpoint
+from gateway.http.verify import VerificationEndpoint
 from gateway.http.well_known import WellKnown
+from gateway.identifiers import Identifiers
+from gateway.identity.clients.authentication import ClientAuthenticator
+from gateway.identity.clients.base import ClientAuthenticationParts
+from gateway.identity.clients.stored_secrets import LastUse, StoredSecrets
 from gateway.identity.fetcher import HttpFetcher
 from gateway.identity.presets.common import is_reserved_audience
+from gateway.identity.replay import Replay
 from gateway.identity.trust import TrustStore
-from gateway.kinds import AUDIT_SINKS, KEY_STORES, PRESETS, STATE_BACKENDS, scheme
-from gateway.metrics import ExchangeMeter, Reading, RoomsCollector
+from gateway.inspection import Inspection
+from gateway.jose.dpop import PROOF_ALGORITHMS
+from gateway.kinds import AUDIT_SINKS, CLIENT_AUTHENTICATION, KEY_STORES, PRESETS, STATE_BACKENDS, scheme
+from gateway.metrics import ExchangeMeter, InspectionMeter, RoomsCollector
 from gateway.model import Clock, KeySource
-from gateway.oauth.metadata import metadata
+from gateway.oauth.metadata import metadata, token_endpoint
+from gateway.policy.documents import DEFAULT_CLIENT_ALGORITHMS
 from gateway.policy.store import Outcome, PolicyStore
+from gateway.readings import Rooms
 from gateway.settings import Settings
+from gateway.state.mirror import Mirror
+from gateway.state.quotas import QuotaRules, Quotas, quotas_for
 from gateway.tokens.key_set_document import KeySetDocument
+from gateway.tokens.revocation import MAX_AGE_SECONDS, Revocations
 from gateway.tokens.signing_key import SigningKey
 from gateway.tokens.signing_keys import SigningKeys
 
 log = logging.getLogger("gateway")
-
-LOOK_EVERY_SECONDS = 10
-"""How often policy files are looked at where the system tells of no changes."""
-
-
-class Identifiers:
-    """Makes token ids and request ids: 128 random bits each as base64url, drawn from the system many at a time."""
-
-    def __init__(self) -> None:
-        self._drawn: list[str] = []
-        # A forked process must not go on with what its parent drew.
-        os.register_at_fork(after_in_child=self._drawn.clear)
-
-    def __call__(self) -> str:
-        """One that was never given before."""
-        if not self._drawn:
-            bits = secrets.token_bytes(16 * 256)
-            self._drawn += [base64.urlsafe_b64encode(bits[i : i + 16])[:22].decode() for i in range(0, len(bits), 16)]
-        return self._drawn.pop()
 
 
 class Gateway:
@@ -75,6 +71,7 @@ class Gateway:
         self._clock = clock or SteadyClock()
         self.registry = CollectorRegistry()
         self.meter = ExchangeMeter(self.registry)
+        self.inspection_meter = InspectionMeter(self.registry)
         self.policies = PolicyStore(
             settings.policies,
             presets=PRESETS,
@@ -88,7 +85,12 @@ class Gateway:
         self.trust = TrustStore(fetcher, clock=self._clock)
         self.signing_keys: SigningKeys | None = None
         self.audit = AuditLog([AUDIT_SINKS[scheme(sink)](sink) for sink in settings.audit.sinks])
-        self.replay_marks = STATE_BACKENDS[scheme(settings.state)](settings.state, self._clock)
+        self.state = STATE_BACKENDS[scheme(settings.state)](settings.state, self._clock)
+        self.mirror = Mirror(self.state, self._clock, asyncio.sleep)
+        self.revocations = Revocations(self.mirror, self._clock, without_state=self._revocation_without_state())
+        self.quotas = self._quotas()
+        self.last_use = LastUse(self.state)
+        self.clients = self._client_authenticator()
         self._drain = Drain()
         self._new_identifier = Identifiers()
         self._runners: list[web.BaseRunner] = []
@@ -103,16 +105,15 @@ class Gateway:
         """
         await asyncio.to_thread(self.policies.load)
         self.signing_keys = await asyncio.to_thread(self._open_keys)
+        await self.mirror.start()
         await self.trust.start(self.policies.generation.issuers)
-        self.registry.register(RoomsCollector(self._readings))
+        self.registry.register(RoomsCollector(self._rooms().readings))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        self.public_address = await self._listen(
-            self._public_application(self.signing_keys), self.settings.listen, self._tls()
-        )
-        self.admin_address = await self._listen(
-            admin_application(self.registry, self.readiness), self.settings.admin.listen, None
-        )
+        public = self._public_application(self.signing_keys)
+        self.public_address = await self._open(public, self.settings.listen, self._tls())
+        admin = admin_application(self.registry, self.readiness)
+        self.admin_address = await self._open(admin, self.settings.admin.listen, None)
 
     def warnings(self) -> list[str]:
         """What is dubious about settings and policies, though they serve."""
@@ -146,16 +147,18 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.shutdown.delay):
                     await (hurry or asyncio.Event()).wait()
-        try:
+        async with contextlib.AsyncExitStack() as last:
+            # Whatever fails, all the others are closed as well, in this order from the bottom up.
+            for part in (self.state, self.quotas, self.mirror, self.last_use, self.audit):
+                last.push_async_callback(part.close)
             for runner in self._runners:
                 for site in list(runner.sites):
                     await site.stop()
                 await self._drain.until_idle(self.settings.shutdown.grace)
                 await runner.cleanup()
             self._runners.clear()
+            await self.clients.close()
             await self.trust.close()
-        finally:
-            await self.audit.close()
 
     def readiness(self) -> tuple[bool, Mapping[str, Any]]:
         """Ready with policies and a signing key; one sick issuer or a refused reload is told and no more."""
@@ -175,6 +178,53 @@ class Gateway:
             "audit": {"failed": self.audit.failed, "last_error": self.audit.last_error},
         }
 
+    def _revocation_without_state(self) -> Literal["closed", "open"]:
+        # What lies in the memory of this process is never away, however the clock jumps.
+        return "open" if scheme(self.settings.state) == "memory" else self.settings.revocation.without_state
+
+    def _secrets_are_known(self) -> bool:
+        if scheme(self.settings.state) == "memory":
+            return True
+        age = self.mirror.age_seconds(self._clock())
+        return age is not None and age <= MAX_AGE_SECONDS
+
+    def _client_authenticator(self) -> ClientAuthenticator:
+        parts = ClientAuthenticationParts(
+            issuer=self.settings.issuer,
+            token_endpoint=token_endpoint(self.settings.issuer),
+            registered=self.policies.registered_client,
+            stored_secrets=StoredSecrets(self.mirror).of,
+            secrets_are_known=self._secrets_are_known,
+            note_use=self.last_use.note,
+            trust=self.trust,
+            clock=self._clock,
+        )
+        return ClientAuthenticator([method(parts) for method in CLIENT_AUTHENTICATION])
+
+    def _quotas(self) -> Quotas:
+        wanted = self.settings.quotas
+        rules = QuotaRules(
+            ceiling=wanted.ceiling,
+            service_account=wanted.service_account,
+            workload=wanted.workload,
+            failures_per_source=wanted.failures_per_source,
+            without_state=wanted.without_state,
+            enabled=wanted.enabled,
+        )
+        return quotas_for(rules, self.settings.state, self._clock)
+
+    def _rooms(self) -> Rooms:
+        return Rooms(
+            trust=self.trust,
+            policies=self.policies,
+            signing_key=self._signing_key,
+            audit=self.audit,
+            revocations=self.revocations,
+            mirror=self.mirror,
+            quotas=self.quotas,
+            clock=self._clock,
+        )
+
     def _open_keys(self) -> SigningKeys:
         url = self.settings.keys.store
         return SigningKeys.open(KEY_STORES[scheme(url)](url), self.settings.keys.algorithm, self._clock())
@@ -183,12 +233,20 @@ class Gateway:
         return self.signing_keys.current() if self.signing_keys is not None else None
 
     def _public_application(self, signing_keys: SigningKeys) -> web.Application:
+        replay = Replay(self.state)
+        hold = Hold(asyncio.sleep, lambda: self._drain.draining)
+        source = source_address(self.settings.trusted_proxies)
+        certificate_of = self._client_certificate_of()
+        callers = Callers(self.clients, self.policies, replay)
         exchange = Exchange(
             issuer=self.settings.issuer,
             trust=self.trust,
             policies=self.policies,
-            replay_marks=self.replay_marks,
+            callers=callers,
+            replay=replay,
+            quotas=self.quotas,
             signing_keys=signing_keys,
+            revocations=self.revocations,
             audit=self.audit,
             meter=self.meter,
             clock=self._clock,
@@ -197,145 +255,87 @@ class Gateway:
         token = TokenEndpoint(
             exchange,
             self.meter,
-            source_address=source_address(self.settings.trusted_proxies),
+            source_address=source,
+            client_certificate=certificate_of,
             new_request_id=self._new_identifier,
+            hold=hold,
             max_in_flight=self.settings.limits.in_flight,
         )
+        inspection = Inspection(
+            issuer=self.settings.issuer,
+            callers=callers,
+            policies=self.policies,
+            signing_keys=signing_keys,
+            revocations=self.revocations,
+            replay=replay,
+            quotas=self.quotas,
+            audit=self.audit,
+            meter=self.inspection_meter,
+            count_quota_exceeded=self.meter.count_quota_exceeded,
+            clock=self._clock,
+        )
+        forms = InquiryForms(
+            inspection,
+            self.inspection_meter,
+            source_address=source,
+            client_certificate=certificate_of,
+            new_request_id=self._new_identifier,
+            hold=hold,
+            max_in_flight=self.settings.limits.in_flight,
+        )
+        verification = VerificationEndpoint(
+            inspection,
+            from_trusted_proxy=from_trusted_proxy(self.settings.trusted_proxies),
+            client_certificate=certificate_of,
+            new_request_id=self._new_identifier,
+        )
         well_known = WellKnown(self._metadata, lambda: self.policies.generation.number, KeySetDocument(signing_keys))
-        return public_application(self.settings.issuer, token, well_known, self._drain, self._new_identifier)
+        return public_application(
+            self.settings.issuer,
+            token,
+            IntrospectionEndpoint(inspection, forms),
+            RevocationEndpoint(inspection, forms),
+            verification,
+            well_known,
+            self._drain,
+            self._new_identifier,
+        )
 
     def _metadata(self) -> dict[str, Any]:
         scopes = (scope for one in self.policies.generation.resources.values() for scope in one.scopes)
-        return metadata(self.settings.issuer, scopes)
+        return metadata(
+            self.settings.issuer,
+            scopes,
+            authentication_methods=(method.name for method in CLIENT_AUTHENTICATION),
+            assertion_algorithms=DEFAULT_CLIENT_ALGORITHMS,
+            proof_algorithms=PROOF_ALGORITHMS,
+            signing_algorithm=self.settings.keys.algorithm,
+            client_certificates=self._client_certificates_arrive(),
+        )
 
-    async def _listen(self, application: web.Application, address: str, tls: ssl.SSLContext | None) -> str:
-        """Opens one listener; returns the address that it got."""
-        host, _, port = address.rpartition(":")
-        inner = web.AppRunner(application, handle_signals=False)
-        await inner.setup()
-        assert inner.server is not None
-        listener = Listener(
-            inner.server,
-            access_log=None,
-            keepalive_timeout=75,
-            max_line_size=8190,
-            max_field_size=8190,
-            lingering_time=1,
-            auto_decompress=False,
-            logger=protocol_logger(),
+    def _client_certificates_arrive(self) -> bool:
+        """Whether the listener asks for client certificates, or a proxy hands them on."""
+        tls = self.settings.tls
+        asks = tls is not None and (tls.client_ca is not None or tls.client_certificates is not None)
+        return asks or self.settings.client_certificates is not None
+
+    def _client_certificate_of(self) -> ClientCertificateOf:
+        handed_on = self.settings.client_certificates
+        if handed_on is None:
+            return client_certificate()
+        return client_certificate(
+            handed_on.proxies, handed_on.header, chain_verified_by_proxy=handed_on.chain_verified_by_proxy
         )
-        runner = web.ServerRunner(
-            listener,
-            handle_signals=False,
-            shutdown_timeout=1,  # for what overstayed its grace
-        )
-        await runner.setup()
-        self._runners += [runner, inner]
-        site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024)
-        await site.start()
-        bound = runner.addresses[0]
-        return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+
+    async def _open(self, application: web.Application, address: str, tls: ssl.SSLContext | None) -> str:
+        opened = await open_listener(application, address, tls)
+        self._runners += opened.runners
+        return opened.address
 
     def _tls(self) -> ssl.SSLContext | None:
         tls = self.settings.tls
         if tls is None:
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(tls.certificate, tls.key)
-        if tls.client_ca is not None:
-            context.load_verify_locations(tls.client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-        return context
-
-    def _readings(self) -> Iterable[Reading]:
-        """What a scrape is told of the rooms. Issuers are called by their names in the policies."""
-        now = self._clock()
-        issuers = self.trust.keys_by_name()
-
-        def per_issuer(name: str, text: str, read: Any) -> Reading:
-            values = [((issuer,), read(keys)) for issuer, keys in issuers.items()]
-            return Reading(name, text, "gauge", ("issuer",), [(labels, v) for labels, v in values if v is not None])
-
-        yield per_issuer(
-            "gateway_issuer_key_age_seconds",
-            "Seconds since the issuer's key set was last fetched or read.",
-            lambda keys: keys.age_seconds(now),
+        return tls_context(
+            tls.certificate, tls.key, client_ca=tls.client_ca, client_certificates=tls.client_certificates
         )
-        yield per_issuer("gateway_issuer_keys", "Usable keys of the issuer.", lambda keys: keys.usable_keys(now))
-        yield per_issuer(
-            "gateway_issuer_ignored_keys",
-            "Keys in the issuer's set that are not used: weak, symmetric, private, of another use.",
-            lambda keys: keys.ignored_keys,
-        )
-        yield Reading(
-            "gateway_issuer_key_fetches",
-            "Fetches of issuers' key sets, by outcome.",
-            "counter",
-            ("issuer", "outcome"),
-            [((name, outcome), n) for name, keys in issuers.items() for outcome, n in keys.fetches.items()],
-        )
-        yield Reading(
-            "gateway_issuer_unaccounted_claims",
-            "Claims in verified tokens that the issuer's preset does not know: its platform has changed.",
-            "counter",
-            ("issuer",),
-            [((name,), n) for name, n in self.trust.unaccounted_claims().items()],
-        )
-        yield from self._own_readings(now)
-
-    def _own_readings(self, now: float) -> Iterable[Reading]:
-        policies, key = self.policies, self._signing_key()
-
-        def one(name: str, text: str, kind: str, value: float | None) -> Reading:
-            return Reading(name, text, kind, (), [((), value)] if value is not None else [])
-
-        yield one("gateway_policy_generation", "Number of the policies in force.", "gauge", policies.generation.number)
-        yield one(
-            "gateway_policy_age_seconds", "Seconds since they were loaded.", "gauge", now - (policies.loaded_at or now)
-        )
-        yield one(
-            "gateway_policy_reload_failures",
-            "Changed policies that were refused; the ones before serve on.",
-            "counter",
-            policies.failed_reloads,
-        )
-        yield one(
-            "gateway_signing_key_age_seconds",
-            "Seconds since the key that signs was made.",
-            "gauge",
-            now - key.created_at if key else None,
-        )
-        yield one("gateway_audit_records", "Audit records written.", "counter", self.audit.written)
-        yield one("gateway_audit_failures", "Audit records that a sink refused.", "counter", self.audit.failed)
-        steps = self._clock.steps_back if isinstance(self._clock, SteadyClock) else 0
-        yield one("gateway_clock_steps_back", "Times that the wall clock ran back and was held.", "counter", steps)
-
-
-async def watch(gateway: Gateway, stop: asyncio.Event) -> None:
-    """Reloads policies when their files change, and looks once in a while where the system tells of no changes."""
-    while not stop.is_set():
-        try:
-            async for _ in awatch(
-                gateway.settings.policies,
-                watch_filter=None,
-                stop_event=stop,
-                debounce=200,
-                rust_timeout=LOOK_EVERY_SECONDS * 1000,
-                yield_on_timeout=True,
-            ):
-                await reload_quietly(gateway)
-        except (OSError, RuntimeError) as error:  # no folder, no inotify instance left
-            log.warning("policies are not watched (%s); looking every %d seconds", error, LOOK_EVERY_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_SECONDS):
-                    await stop.wait()
-            await reload_quietly(gateway)
-
-
-async def reload_quietly(gateway: Gateway) -> None:
-    """Reloads; an error that nobody foresaw is told in the log, and the next look tries again."""
-    try:
-        await gateway.reload()
-    except Exception:
-        log.exception("unexpected error while reloading the policies")

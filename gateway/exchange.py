@@ -5,19 +5,33 @@ The order is a security property:
 1. who is calling?        cheap checks on the text come before any key set; the issuer is looked up in the
                           configuration before anything is fetched; the signature is verified before a claim counts
 2. what may it do?        pure, on verified claims only
-3. has it been used?      a replay mark is set after the decision (a refused request burns no token)
-                          and before minting (two at once cannot both win)
+3. not once too often     quotas are spent by those alone who were let in, and given back where nothing comes of it; a
+                          replay mark is set after the decision (a refused request burns no token) and before minting
+                          (two at once cannot both win)
 4. here is the token      minted for the entitlement, and never longer
 5. it was written down    the record is durable before the token leaves
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
+
+from cachetools import TTLCache
 
 from gateway.audit.log import AuditLog
+from gateway.callers import (
+    Caller,
+    Callers,
+    Policies,
+    claimed_client_id,
+    fingerprint,
+    is_fault_of_caller,
+    too_many_requests,
+)
+from gateway.identity.possession import Possession, confirmation, verify_possession
+from gateway.identity.replay import Replay
 from gateway.identity.trust import TrustStore
 from gateway.jose.compact import token_sha256
 from gateway.metrics import ExchangeMeter
@@ -25,44 +39,32 @@ from gateway.model import (
     AccessToken,
     AuditRecord,
     Claims,
+    Client,
     Clock,
     Decision,
     Entitlement,
+    GrantType,
+    PresentedAssertion,
     TokenRequest,
     Workload,
 )
 from gateway.oauth.errors import Refusal, presented
+from gateway.oauth.metadata import token_endpoint
 from gateway.oauth.parameters import TOKEN_TYPE_ACCESS_TOKEN
 from gateway.oauth.reasons import GRANTED, REASONS
-from gateway.policy.decision import decide
+from gateway.policy.decision import decide, decide_client
 from gateway.policy.delegation import decide_delegation, decide_narrowing
-from gateway.policy.generation import Generation
-from gateway.state.base import ReplayMarks, StateUnavailableError
+from gateway.state.base import StateUnavailableError
+from gateway.state.quotas import QuotaExceeded, Quotas, Taken
 from gateway.tokens.access_token import mint
 from gateway.tokens.own_token import OwnToken, verify_own_token
+from gateway.tokens.revocation import Revocations
 from gateway.tokens.signing_keys import SigningKeys
 
 log = logging.getLogger("gateway.exchange")
 
 OWN_ISSUER = "self"
-"""What metrics and records call the gateway itself, where its own token is the subject."""
-
-
-class Policies(Protocol):
-    """Whoever holds the generation in force."""
-
-    @property
-    def generation(self) -> Generation:
-        """The policies that decide from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """What the edge knows about a request before reading it."""
-
-    request_id: str
-    source: str
-    """The address that the request came from."""
+"""What metrics, records and quotas call the gateway as an issuer: of its own tokens, and of classic clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,36 @@ class _Story:
 
     caller: Caller
     request: TokenRequest | None = None
+    client: Client | None = None
     workload: Workload | None = None
     own_token: OwnToken | None = None
     decision: Decision | None = None
+
+
+_THROTTLED_CALLERS = 4096
+_TOLD_EVERY_SECONDS = 60
+"""How often the audit log is told of one caller that has had too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Approved:
+    """What steps 1 and 2 say yes to: all that is needed to mint once."""
+
+    entitlement: Entitlement
+    spender: tuple[str, str]
+    """Whose quota it takes from: an issuer's name and a subject."""
+    act: Mapping[str, Any] | None
+    entitled_by: str
+    handed_over: str | None = None
+    """Where the subject token is one of ours: whose quota it takes from instead of its service account's. APIs are
+    handed such tokens, and must not use up the quota of whoever calls them."""
+    not_after: int | None = None
+    confirmation_of_subject: Mapping[str, str] | None = None
+    """What the subject token is bound to, where it is one of ours."""
+    presented: tuple[Workload, str] | None = None
+    """The workload token that was presented, which may work once."""
+    took: tuple[float, float] | None = None
+    """Seconds in the rooms of identity and of policy, of a workload token."""
 
 
 class Exchange:
@@ -93,34 +122,41 @@ class Exchange:
         issuer: str,
         trust: TrustStore,
         policies: Policies,
-        replay_marks: ReplayMarks,
+        callers: Callers,
+        replay: Replay,
+        quotas: Quotas,
         signing_keys: SigningKeys,
+        revocations: Revocations,
         audit: AuditLog,
         meter: ExchangeMeter,
         clock: Clock,
         new_token_id: Callable[[], str],
     ) -> None:
         self._issuer = issuer
+        self._token_endpoint = token_endpoint(issuer)
         self._trust = trust
         self._policies = policies
-        self._replay_marks = replay_marks
+        self._callers = callers
+        self._replay = replay
+        self._quotas = quotas
+        self._throttled: TTLCache[tuple[str | None, ...], None] = TTLCache(
+            _THROTTLED_CALLERS, _TOLD_EVERY_SECONDS, timer=clock
+        )
         self._signing_keys = signing_keys
+        self._revocations = revocations
         self._audit = audit
         self._meter = meter
         self._clock = clock
         self._new_token_id = new_token_id
 
     async def exchange(self, request: TokenRequest, caller: Caller) -> Issued:
-        """Answers a token exchange (RFC 8693) or an assertion (RFC 7523 §2.1).
+        """Answers a token exchange (RFC 8693), an assertion (RFC 7523 §2.1) or client credentials (RFC 6749 §4.4).
 
         Raises ``Refusal``, after the denial was written down.
         """
         story = _Story(caller, request)
         try:
-            if request.token_type == TOKEN_TYPE_ACCESS_TOKEN:
-                token = await self._exchange_own_token(request, story)
-            else:
-                token = await self._exchange_workload_token(request, story)
+            token = await self._token_for(request, story)
         except Refusal as refusal:
             await self._write_denial(refusal, story)
             raise
@@ -129,89 +165,182 @@ class Exchange:
             mistake = Refusal("internal_error", internal=type(error).__name__)
             await self._write_denial(mistake, story)
             raise mistake from error
-        return await self._write_issued(token, request, story)
+        return await self._write_issued(token, story)
+
+    def check_source(self, caller: Caller) -> None:
+        """Refuses whoever comes from a network that has failed too often, before anything is read.
+
+        Counted and not written down: a flood must not fill the audit log. Raises ``Refusal``.
+        """
+        try:
+            self._quotas.check_source(caller.source)
+        except QuotaExceeded as exceeded:
+            self._meter.count("none", "unknown", "denied", "quota_exceeded")
+            raise self._too_many(exceeded) from exceeded
 
     async def refuse(self, refusal: Refusal, caller: Caller) -> None:
         """Writes down a request that was refused at the edge, before there was anything to decide."""
         await self._write_denial(refusal, _Story(caller))
 
-    async def _exchange_workload_token(self, request: TokenRequest, story: _Story) -> AccessToken:
+    async def _token_for(self, request: TokenRequest, story: _Story) -> AccessToken:
+        approved = await self._approved(request, story)  # 1, 2
+        return await self._mint_once(approved, request, story)  # 3, 4
+
+    # ------------------------------------------------------------ 1, 2: who is calling, and what may it do
+
+    async def _approved(self, request: TokenRequest, story: _Story) -> _Approved:
+        if request.grant_type is GrantType.CLIENT_CREDENTIALS:
+            return await self._approve_client_credentials(request, story)
+        if request.presented is not None:  # RFC 7521 §4.1: whoever presents credentials must have valid ones
+            story.client = await self._callers.authenticate_service_account(request.presented, request.client_id)
+            request = replace(request, client_id=story.client.client_id)
+        if request.token_type == TOKEN_TYPE_ACCESS_TOKEN:
+            return await self._approve_own_token(request, story)
         started = perf_counter()
-        workload = await self._trust.authenticate(request.token)  # 1
+        workload = await self._trust.authenticate(request.token)
+        return self._approve_workload(workload, request.token, request, story, perf_counter() - started)
+
+    async def _approve_client_credentials(self, request: TokenRequest, story: _Story) -> _Approved:
+        if request.presented is None:
+            hint = "A TLS client certificate needs client_id beside it." if request.certificate is not None else ""
+            raise Refusal("client_authentication_missing", hint)
+        started = perf_counter()
+        proven = await self._callers.authenticate(request.presented, request.client_id)
+        if isinstance(proven, Workload):
+            assert isinstance(request.presented, PresentedAssertion)
+            took = perf_counter() - started
+            return self._approve_workload(proven, request.presented.assertion, request, story, took)
+        story.client = proven
+        story.decision = decide_client(self._policies.generation, proven, request)
+        entitlement = _entitled(story.decision, request, "reason")
+        entitled_by = f"{proven.method}/{proven.credential}"
+        return _Approved(entitlement, spender=(OWN_ISSUER, proven.client_id), act=None, entitled_by=entitled_by)
+
+    def _approve_workload(
+        self, workload: Workload, token: str, request: TokenRequest, story: _Story, identity_seconds: float
+    ) -> _Approved:
+        """The way of every workload token that was verified, however it was sent."""
         story.workload = workload
-        identified = perf_counter()
-        decision = decide(self._generation_for(workload), workload, request)  # 2
-        story.decision = decision
-        entitlement = _entitled(decision, request, workload.issuer.explain_denials)
-        decided = perf_counter()
-        if workload.issuer.replay == "reject":
-            await self._claim_once(workload, request.token)  # 3
-        act = {"iss": workload.issuer.url, "sub": workload.subject}
-        not_after = workload.expires_at if workload.issuer.bound_to_subject_token else None
-        token = self._mint(entitlement, act, not_after)  # 4
-        self._meter.observe_stages(identified - started, decided - identified, perf_counter() - decided)
+        started = perf_counter()
+        story.decision = decide(self._callers.generation_for(workload), workload, request)
+        entitlement = _entitled(story.decision, request, workload.issuer.explain_denials)
+        return _Approved(
+            entitlement,
+            spender=(workload.issuer.name, workload.subject),
+            act={"iss": workload.issuer.url, "sub": workload.subject},
+            entitled_by=f"{workload.issuer.name}/{entitlement.rule}",
+            not_after=workload.expires_at if workload.issuer.bound_to_subject_token else None,
+            presented=(workload, token),
+            took=(identity_seconds, perf_counter() - started),
+        )
+
+    async def _approve_own_token(self, request: TokenRequest, story: _Story) -> _Approved:
+        own = verify_own_token(request.token, self._signing_keys, self._issuer, self._clock())
+        story.own_token = own
+        self._revocations.check(own)
+        if request.actor_token is None:
+            return self._approve_narrowing(own, request, story)
+        return await self._approve_delegation(own, request.actor_token, request, story)
+
+    def _approve_narrowing(self, own: OwnToken, request: TokenRequest, story: _Story) -> _Approved:
+        story.decision = decide_narrowing(self._policies.generation, own.passed_on, request)
+        return _Approved(
+            _entitled(story.decision, request, "reason"),
+            spender=(OWN_ISSUER, _handed_over(own)),
+            handed_over=_handed_over(own),
+            act=own.act,
+            entitled_by=own.entitled_by,
+            not_after=own.expires_at,
+            confirmation_of_subject=own.confirmation,
+        )
+
+    async def _approve_delegation(
+        self, own: OwnToken, actor_token: str, request: TokenRequest, story: _Story
+    ) -> _Approved:
+        actor = await self._trust.authenticate(actor_token)
+        story.workload = actor
+        story.decision = decide_delegation(self._callers.generation_for(actor), own.passed_on, actor, request)
+        act: dict[str, Any] = {"iss": actor.issuer.url, "sub": actor.subject}
+        if own.act is not None:
+            act["act"] = own.act
+        bound = actor.issuer.bound_to_subject_token
+        return _Approved(
+            _entitled(story.decision, request, "reason"),
+            spender=(actor.issuer.name, actor.subject),
+            handed_over=_handed_over(own),
+            act=act,
+            entitled_by=own.entitled_by,
+            not_after=min(own.expires_at, actor.expires_at) if bound else own.expires_at,
+            confirmation_of_subject=own.confirmation,
+            presented=(actor, actor_token),
+        )
+
+    # ------------------------------------------------------------ 3, 4: once, and here is the token
+
+    async def _mint_once(self, approved: _Approved, request: TokenRequest, story: _Story) -> AccessToken:
+        """Spends, claims, mints. Whatever can refuse comes before whatever is used up by it."""
+        started = perf_counter()
+        possession = verify_possession(request, self._token_endpoint, self._clock())
+        constraint = approved.entitlement.sender_constraint
+        bound_to = confirmation(possession, constraint, approved.confirmation_of_subject)
+        taken = await self._spend(approved)
+        try:
+            await self._claim(possession, approved, request, story)
+            token = self._mint(approved, bound_to)
+        except Refusal:  # a token that works once was sent again: by anybody who has seen it
+            await self._quotas.give_back(taken)
+            raise
+        if approved.took is not None:
+            self._meter.observe_stages(*approved.took, perf_counter() - started)
         return token
 
-    async def _exchange_own_token(self, request: TokenRequest, story: _Story) -> AccessToken:
-        own = verify_own_token(request.token, self._signing_keys, self._issuer, self._clock())  # 1
-        story.own_token = own
-        if request.actor_token is None:
-            return self._narrow(own, request, story)
-        return await self._delegate(own, request.actor_token, request, story)
+    async def _claim(self, possession: Possession, approved: _Approved, request: TokenRequest, story: _Story) -> None:
+        """Uses up everything in the request that works once."""
+        if possession.proof is not None:
+            await self._replay.claim_proof(possession.proof.jkt, possession.proof.jti, possession.proof.until)
+        if story.client is not None:
+            await self._callers.claim_assertion(story.client, request.presented)
+        if approved.presented is not None:
+            await self._replay.claim_workload_token(*approved.presented)
 
-    def _narrow(self, own: OwnToken, request: TokenRequest, story: _Story) -> AccessToken:
-        story.decision = decide_narrowing(self._policies.generation, own.passed_on, request)  # 2
-        return self._mint(_entitled(story.decision, request, "reason"), own.act, own.expires_at)  # 4
-
-    async def _delegate(self, own: OwnToken, actor_token: str, request: TokenRequest, story: _Story) -> AccessToken:
-        actor = await self._trust.authenticate(actor_token)  # 1
-        story.workload = actor
-        decision = decide_delegation(self._generation_for(actor), own.passed_on, actor, request)  # 2
-        story.decision = decision
-        entitlement = _entitled(decision, request, "reason")
-        if actor.issuer.replay == "reject":
-            await self._claim_once(actor, actor_token)  # 3
-        act = {"iss": actor.issuer.url, "sub": actor.subject, "act": own.act}
-        bound = actor.issuer.bound_to_subject_token
-        not_after = min(own.expires_at, actor.expires_at) if bound else own.expires_at
-        return self._mint(entitlement, act, not_after)  # 4
-
-    def _generation_for(self, workload: Workload) -> Generation:
-        """The policies in force, if they trust the issuer that the workload was verified under. Between two
-        generations an issuer may have changed its URL or its keys and kept its name.
-        """
-        generation = self._policies.generation
-        if not generation.trusts(workload.issuer):
-            raise Refusal("issuer_unavailable", internal=f"the issuer {workload.issuer.name} is being taken over")
-        return generation
-
-    def _mint(self, entitlement: Entitlement, act: Mapping[str, Any], not_after: int | None) -> AccessToken:
+    def _mint(self, approved: _Approved, bound_to: Mapping[str, str] | None) -> AccessToken:
         return mint(
-            entitlement,
-            act,
+            approved.entitlement,
+            approved.act,
             self._signing_keys.current(),
             issuer=self._issuer,
             now=self._clock(),
             token_id=self._new_token_id(),
-            not_after=not_after,
+            entitled_by=approved.entitled_by,
+            confirmation=bound_to,
+            not_after=approved.not_after,
         )
 
-    async def _claim_once(self, workload: Workload, token: str) -> None:
-        """Sets the replay mark. It outlives the token by the leeway, so that no window opens behind it."""
-        until = workload.expires_at + workload.issuer.leeway_seconds + 5
-        # Without a jti, by what was signed: an ECDSA signature has a twin (r, n - s) that anybody can make.
-        key = workload.token_id or token_sha256(token.rpartition(".")[0])
+    async def _spend(self, approved: _Approved) -> Taken:
+        """Takes one request from the quotas, now that it is known who spends it and that the answer is yes."""
+        name, (issuer, subject) = approved.entitlement.service_account, approved.spender
+        account = self._policies.generation.service_accounts.get(name)
+        limit = account.rate_limit if account is not None else None
         try:
-            first = await self._replay_marks.claim_once(workload.issuer.name, key, until)
+            return await self._quotas.spend(
+                service_account=approved.handed_over or name, limit=limit, issuer=issuer, subject=subject
+            )
+        except QuotaExceeded as exceeded:
+            raise self._too_many(exceeded) from exceeded
         except StateUnavailableError as error:
             raise Refusal("state_unavailable", internal=str(error)) from error
-        if not first:
-            raise Refusal("token_replayed")
 
-    async def _write_issued(self, token: AccessToken, request: TokenRequest, story: _Story) -> Issued:
+    def _too_many(self, exceeded: QuotaExceeded) -> Refusal:
+        self._meter.count_quota_exceeded(exceeded.quota)
+        return too_many_requests(exceeded)
+
+    # ------------------------------------------------------------ 5: it was written down
+
+    async def _write_issued(self, token: AccessToken, story: _Story) -> Issued:
         started = perf_counter()
+        record = self._record(story, token)
         issuer = story.workload.issuer.name if story.workload is not None else OWN_ISSUER
-        await self._write(self._record(story, token), request.grant_type.label, issuer)  # 5
+        await self._write(record, record.grant, issuer)  # 5
         self._meter.observe_record(perf_counter() - started)
         return Issued(token, story.caller.request_id)
 
@@ -220,9 +349,24 @@ class Exchange:
             refusal.issuer, refusal.claims = story.workload.issuer, story.workload.claims
         if refusal.claims is not None:
             refusal.public = f"{refusal.public} Presented: {presented(refusal.claims)}."
+        if is_fault_of_caller(refusal):
+            self._quotas.count_failure(story.caller.source, _fingerprint(story))
         grant = story.request.grant_type.label if story.request is not None else "none"
-        issuer = refusal.issuer.name if refusal.issuer is not None else "unknown"
-        await self._write(self._record(story, refusal), grant, issuer)
+        own = story.client is not None or story.own_token is not None
+        issuer = refusal.issuer.name if refusal.issuer is not None else OWN_ISSUER if own else "unknown"
+        record = self._record(story, refusal)
+        if refusal.reason.stage == "quota" and self._was_told(record):
+            self._meter.count(grant, issuer, "denied", refusal.reason.code)
+            return
+        await self._write(record, grant, issuer)
+
+    def _was_told(self, record: AuditRecord) -> bool:
+        """Whether the log says already that this caller has had too much: a flood must not fill it."""
+        key = (record.detail, record.client_id, record.issuer, record.subject)
+        if key in self._throttled:
+            return True
+        self._throttled[key] = None
+        return False
 
     async def _write(self, record: AuditRecord, grant: str, issuer: str) -> None:
         """Writes the record, then counts what the caller will be told: without a record that is another answer."""
@@ -254,7 +398,8 @@ class Exchange:
             reason=refusal.reason.code if refusal else GRANTED,
             stage=refusal.reason.stage if refusal else "granted",
             policy_generation=generation,
-            client_id=service_account or (request.client_id if request else None),
+            client_id=service_account or _client_id(story),
+            authentication=f"{client.method}/{client.credential}" if (client := story.client) else None,
             issuer=issuer.name if issuer else OWN_ISSUER if own else None,
             iss=_text(claims, "iss") if claims else self._issuer if own else None,
             subject=_text(claims, "sub") if claims else own.service_account if own else None,
@@ -265,6 +410,7 @@ class Exchange:
             scopes_asked=request.scopes if request else None,
             scopes_given=given.scopes if given else None,
             subject_token_sha256=subject.token_sha256 if subject else _sha256(request),
+            client_assertion_id=story.client.assertion_id if story.client else None,
             subject_token_id=subject.token_id if subject else None,
             actor_token_sha256=actor.token_sha256 if actor else None,
             actor_token_id=actor.token_id if actor else None,
@@ -290,6 +436,11 @@ def _entitled(decision: Decision, request: TokenRequest, explain: str) -> Entitl
     raise Refusal(decision.reason, public, internal=decision.wanted)
 
 
+def _handed_over(own: OwnToken) -> str:
+    """What the quota of those who were handed a token is called: not as a service account, whose name has no ``@``."""
+    return f"{own.service_account}@{own.audience}"
+
+
 def _asked(reason: str, request: TokenRequest) -> str:
     """What of the request a refusal is about: the caller's own words, told back."""
     asked = {
@@ -308,4 +459,17 @@ def _text(claims: Claims, name: str) -> str | None:
 
 
 def _sha256(request: TokenRequest | None) -> str | None:
-    return token_sha256(request.token) if request is not None else None
+    return token_sha256(request.token) if request is not None and request.token else None
+
+
+def _fingerprint(story: _Story) -> bytes:
+    request, request_id = story.request, story.caller.request_id
+    return fingerprint(request.presented, request.token or request_id) if request else request_id.encode()
+
+
+def _client_id(story: _Story) -> str | None:
+    """The client in question: the one that authenticated, or the one that the request says it is."""
+    if story.client is not None:
+        return story.client.client_id
+    request = story.request
+    return claimed_client_id(request.client_id, request.presented) if request is not None else None

@@ -1,12 +1,19 @@
 """The one table of everything that comes in kinds. Adding a kind is one new file and one line here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.audit.base import Sink
 from gateway.audit.file import FileSink
 from gateway.audit.stdout import StreamSink
+from gateway.identity.clients.base import ClientAuthentication
+from gateway.identity.clients.client_secret_basic import ClientSecretBasic
+from gateway.identity.clients.client_secret_post import ClientSecretPost
+from gateway.identity.clients.private_key_jwt import PrivateKeyJwt
+from gateway.identity.clients.self_signed_tls_client_auth import SelfSignedTlsClientAuth
+from gateway.identity.clients.tls_client_auth import TlsClientAuth
+from gateway.identity.clients.workload_assertion import WorkloadAssertion
 from gateway.identity.presets import (
     aks,
     aws_sts,
@@ -19,8 +26,13 @@ from gateway.identity.presets import (
     openshift,
 )
 from gateway.model import Clock, Preset
-from gateway.state.base import ReplayMarks
-from gateway.state.memory import MemoryReplayMarks
+from gateway.rotation.base import SecretStore
+from gateway.rotation.kubernetes import KubernetesSecret
+from gateway.rotation.stores import on_demand
+from gateway.state.base import State
+from gateway.state.memory import MemoryState
+from gateway.state.redis import RedisAddress, RedisState
+from gateway.state.sqlite import SqliteState, sqlite_path
 from gateway.tokens.stores.base import KeyStore
 from gateway.tokens.stores.file import FileKeyStore
 from gateway.tokens.stores.memory import MemoryKeyStore
@@ -40,18 +52,47 @@ PRESETS: Mapping[str, Preset] = {
     )
 }
 
+CLIENT_AUTHENTICATION: Sequence[type[ClientAuthentication]] = (
+    ClientSecretBasic,
+    ClientSecretPost,
+    PrivateKeyJwt,
+    WorkloadAssertion,
+    TlsClientAuth,
+    SelfSignedTlsClientAuth,
+)
+"""In the order in which they are asked."""
+
 KEY_STORES: Mapping[str, Callable[[str], KeyStore]] = {
     "file": lambda url: FileKeyStore(_path(url)),
     "memory": lambda _: MemoryKeyStore(),
 }
 
-STATE_BACKENDS: Mapping[str, Callable[[str, Clock], ReplayMarks]] = {
-    "memory": lambda _, clock: MemoryReplayMarks(clock),
+STATE_BACKENDS: Mapping[str, Callable[[str, Clock], State]] = {
+    "memory": lambda _, clock: MemoryState(clock),
+    "sqlite": lambda url, clock: SqliteState(sqlite_path(url), clock),
+    "redis": lambda url, clock: RedisState(RedisAddress.of(url), clock),
+    "rediss": lambda url, clock: RedisState(RedisAddress.of(url), clock),
+    "redis+unix": lambda url, clock: RedisState(RedisAddress.of(url), clock),
 }
+
+STATE_URLS: Mapping[str, Callable[[str], object]] = {
+    "sqlite": sqlite_path,
+    "redis": RedisAddress.of,
+    "rediss": RedisAddress.of,
+    "redis+unix": RedisAddress.of,
+}
+"""Raises ``ValueError`` for a URL that its state backend cannot read."""
 
 AUDIT_SINKS: Mapping[str, Callable[[str], Sink]] = {
     "file": lambda url: FileSink(_path(url)),
     "stdout": lambda _: StreamSink(),
+}
+
+SECRET_STORES: Mapping[str, Callable[[str], SecretStore]] = {
+    "aws-secretsmanager": on_demand("aws_secretsmanager", "AwsSecretsManager", extra="aws"),
+    "azure-keyvault": on_demand("azure_keyvault", "AzureKeyVault", extra="azure"),
+    "kubernetes": KubernetesSecret.open,
+    "vault": on_demand("vault", "Vault", extra="vault"),
 }
 
 

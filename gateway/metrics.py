@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gateway import __version__
+from gateway.state.quotas import QUOTA_NAMES
 
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 STAGES = ("identity", "policy", "mint", "audit", "total")
@@ -36,6 +37,14 @@ class ExchangeMeter:
         )
         self._identity, self._policy, self._mint, self._audit, self.total = (seconds.labels(s) for s in STAGES)
         self.in_flight = Gauge("gateway_requests_in_flight", "Token requests being worked on.", registry=registry)
+        self._quota_exceeded = Counter(
+            "gateway_quota_exceeded",
+            "Requests refused with 429, by the quota that was spent.",
+            ["quota"],
+            registry=registry,
+        )
+        for quota in QUOTA_NAMES:  # shown from the start, so that an alert has something to compare with
+            self._quota_exceeded.labels(quota)
         self._children: dict[tuple[str, str, str, str], Counter] = {}
         Info("gateway_build", "The version that runs.", registry=registry).info({"version": __version__})
 
@@ -47,6 +56,10 @@ class ExchangeMeter:
             child = self._children[key] = self._exchanges.labels(*key)
         child.inc()
 
+    def count_quota_exceeded(self, quota: str) -> None:
+        """Counts one request too many."""
+        self._quota_exceeded.labels(quota).inc()
+
     def observe_stages(self, identity_seconds: float, policy_seconds: float, mint_seconds: float) -> None:
         """Adds the times of steps 1 to 4 of one exchange."""
         self._identity.observe(identity_seconds)
@@ -56,6 +69,39 @@ class ExchangeMeter:
     def observe_record(self, seconds: float) -> None:
         """Adds the time that one record took to become durable."""
         self._audit.observe(seconds)
+
+
+class InspectionMeter:
+    """What the second hallway counts: introspection, revocation, and what proxies ask."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._inspections = Counter(
+            "gateway_inspections",
+            "Requests at the introspection and the revocation endpoint, by outcome and reason.",
+            ["endpoint", "outcome", "reason"],
+            registry=registry,
+        )
+        self._verifications = Counter(
+            "gateway_verifications",
+            "What proxies were told at /verify (passed or refused), by reason.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def count(self, endpoint: str, outcome: str, reason: str) -> None:
+        """Counts one answer of the introspection or the revocation endpoint."""
+        self._count(self._inspections, (endpoint, outcome, reason))
+
+    def count_verification(self, outcome: str, reason: str) -> None:
+        """Counts one answer to a proxy."""
+        self._count(self._verifications, (outcome, reason))
+
+    def _count(self, counter: Counter, labels: tuple[str, ...]) -> None:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = counter.labels(*labels)
+        child.inc()
 
 
 @dataclass(frozen=True, slots=True)

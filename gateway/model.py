@@ -24,6 +24,7 @@ class GrantType(StrEnum):
 
     TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
     JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
+    CLIENT_CREDENTIALS = "client_credentials"  # RFC 6749 §4.4
 
     @property
     def label(self) -> str:
@@ -35,21 +36,61 @@ class GrantType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class PresentedSecret:
+    """A client secret as it was sent (RFC 6749 §2.3.1).
+
+    ``spellings`` are the pairs of client id and secret that the sender may have meant: one in a form, up to three in
+    a Basic header, which clients encode in three ways.
+    """
+
+    method: Literal["client_secret_basic", "client_secret_post"]
+    spellings: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedAssertion:
+    """A ``client_assertion`` as it was sent (RFC 7521 §4.2): the client's own JWT, or a workload token."""
+
+    assertion_type: str
+    assertion: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A TLS client certificate whose private key was proven in the handshake, to us or to a trusted proxy."""
+
+    der: bytes = field(repr=False)
+    chain_verified: bool
+    """Whether it chains to one of the configured CAs (RFC 8705 §2.1)."""
+
+
+Presented = PresentedSecret | PresentedAssertion | ClientCertificate
+"""What a caller authenticates with as a client. Nothing in it is believed but that a certificate's key is held."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRequest:
     """What a caller asked of the token endpoint: parsed, bounded, not yet believed.
 
     ``scopes`` is None when the caller left ``scope`` out (RFC 6749 §3.3), ``resource`` is the one identifier or
-    name asked for by ``resource`` or ``audience``, ``lifetime_seconds`` is ``requested_expires_in``.
+    name asked for by ``resource`` or ``audience``, ``lifetime_seconds`` is ``requested_expires_in``. ``token`` is the
+    subject token or assertion, and empty for ``client_credentials``.
     """
 
     grant_type: GrantType
-    token: str = field(repr=False)
-    token_type: str
+    token: str = field(default="", repr=False)
+    token_type: str = ""
     client_id: str | None = None
     resource: str | None = None
     scopes: tuple[str, ...] | None = None
     lifetime_seconds: int | None = None
     actor_token: str | None = field(default=None, repr=False)
+    presented: Presented | None = None
+    """Client authentication, where the caller sent any."""
+    certificate: ClientCertificate | None = None
+    """The TLS client certificate of the connection, to which a token can be bound (RFC 8705 §3)."""
+    dpop_proofs: tuple[str, ...] = field(default=(), repr=False)
+    """The ``DPoP`` headers (RFC 9449 §4.1)."""
 
 
 # ---------------------------------------------------------------- who is calling
@@ -162,16 +203,83 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredSecret:
+    """A secret that a client may authenticate with, by its digest (``sha256:`` and hex)."""
+
+    id: str
+    digest: str
+    created_at: float | None = None
+    expires_at: float | None = None
+    """The second from which it no longer works."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredKeys:
+    """The public keys that a client's assertions verify with (``private_key_jwt``)."""
+
+    source: KeySource
+    algorithms: frozenset[str]
+    max_assertion_lifetime_seconds: int = 300
+    accept_token_endpoint_audience: bool = False
+    """Whether ``aud`` may be the token endpoint's URL, which rfc7523bis §4 forbids and older clients send."""
+    replay: Literal["allow", "reject"] = "reject"
+    """``reject``: each assertion works once."""
+
+
+CertificateField = Literal["subject_dn", "san_dns", "san_uri", "san_ip", "san_email", "thumbprint"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredCertificate:
+    """What a client's certificate must show (RFC 8705 §2.1.2, §2.2)."""
+
+    field: CertificateField
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredClient:
+    """A service account's own credentials, as the policies have them."""
+
+    client_id: str
+    secrets: tuple[RegisteredSecret, ...] = ()
+    keys: RegisteredKeys | None = None
+    certificates: tuple[RegisteredCertificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is calling, proven: a service account, by its own credential or by the token of a workload that it trusts."""
+
+    client_id: str
+    method: str
+    """As RFC 7591 §2 and RFC 8705 §2 name it: ``client_secret_basic``, ``private_key_jwt``, ``tls_client_auth``, ..."""
+    credential: str
+    """Which of its credentials: ``secret:s1``, ``key:2026-11``, ``certificate:<thumbprint>``."""
+    assertion_id: str | None = None
+    """``jti`` of the assertion, which works once."""
+    assertion_expires_at: int | None = None
+    workload: Workload | None = field(default=None, repr=False)
+    """Whose token stood as the assertion, where it was that of a platform."""
+
+
+@dataclass(frozen=True, slots=True)
 class PassedOn:
     """What an access token of our own gives to whoever narrows it or passes a call on with it."""
 
     service_account: str
     audience: str
     scopes: tuple[str, ...]
-    act: Mapping[str, Any]
+    act: Mapping[str, Any] | None
+    entitled_by: str
+    """``issuer/rule`` or ``method/credential``: by what it was got."""
 
 
 # ---------------------------------------------------------------- what may it do
+
+
+SenderConstraint = Literal["none", "dpop", "mtls"]
+"""What an access token is bound to: nothing, a key proven by DPoP (RFC 9449), a TLS certificate (RFC 8705)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +301,8 @@ class Entitlement:
     """What one request ends up with: a service account, one resource, scopes there, and how long."""
 
     service_account: str
-    rule: str
+    rule: str | None
+    """The trust rule that grants; None for a client with a credential of its own."""
     resource: str
     """The resource's name in the policies."""
     audience: str
@@ -202,6 +311,8 @@ class Entitlement:
     lifetime_seconds: int
     claims: Claims
     """The claims that the policy maps into the access token."""
+    sender_constraint: SenderConstraint = "none"
+    """What a token for the resource must be bound to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +347,8 @@ class AccessToken:
     issued_at: int
     expires_at: int
     entitlement: Entitlement
+    confirmation: Mapping[str, str] | None = None
+    """What it is bound to (``cnf``, RFC 7800 §3): ``jkt`` of a DPoP key, ``x5t#S256`` of a certificate."""
 
     def __repr__(self) -> str:
         return f"AccessToken(token_id={self.token_id!r})"
@@ -246,7 +359,9 @@ class AccessToken:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One decision at the token endpoint, granted or denied. No secret and no token is in it."""
+    """One decision, granted or denied, about a token that was asked for or is out already. No secret and no token is in
+    it.
+    """
 
     time: float
     request_id: str
@@ -256,7 +371,11 @@ class AuditRecord:
     stage: str
     source: str
     policy_generation: int
+    endpoint: Literal["token", "introspection", "revocation"] = "token"
     client_id: str | None = None
+    authentication: str | None = None
+    """How a client proved itself: the method and which of its credentials."""
+    client_assertion_id: str | None = None
     issuer: str | None = None
     """The issuer's name in the policies."""
     iss: str | None = None

@@ -6,7 +6,7 @@
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.kinds import AUDIT_SINKS, KEY_STORES, STATE_BACKENDS, scheme
-from gateway.policy.documents import parse_duration
+from gateway.kinds import AUDIT_SINKS, KEY_STORES, STATE_BACKENDS, STATE_URLS, scheme
+from gateway.policy.documents import RateLimit, parse_duration, parse_rate
 from gateway.policy.files import load_yaml_document
 from gateway.policy.problems import ConfigurationProblems, Locate, Problem, nearest, problems_of
 from gateway.policy.problems import Path as ProblemPath
@@ -59,12 +59,16 @@ def _network(text: str) -> str:
     return text
 
 
-def _kind_of(kinds: Mapping[str, Any]) -> AfterValidator:
+def _kind_of(kinds: Mapping[str, Any], readers: Mapping[str, Callable[[str], object]] | None = None) -> AfterValidator:
+    readers = readers or {}
+
     def check(url: str) -> str:
         if scheme(url) not in kinds:
             raise ValueError(f"is one of {', '.join(f'{kind}://...' for kind in kinds)}, not {scheme(url)}")
         if url.startswith("file:") and not re.fullmatch(r"file:///[^?#]+", url):
             raise ValueError("is file:///absolute/path")
+        if scheme(url) in readers:
+            readers[scheme(url)](url)
         return url
 
     return AfterValidator(check)
@@ -73,9 +77,10 @@ def _kind_of(kinds: Mapping[str, Any]) -> AfterValidator:
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 KeyStoreUrl = Annotated[str, _kind_of(KEY_STORES)]
-StateUrl = Annotated[str, _kind_of(STATE_BACKENDS)]
+StateUrl = Annotated[str, _kind_of(STATE_BACKENDS, STATE_URLS)]
 SinkUrl = Annotated[str, _kind_of(AUDIT_SINKS)]
 Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
+Rate = Annotated[RateLimit, NoDecode, BeforeValidator(parse_rate)]
 
 
 class _Section(BaseModel):
@@ -94,6 +99,29 @@ class TlsSettings(_Section):
     certificate: Path = Field(description="PEM file with the certificate chain.")
     key: Path = Field(description="PEM file with the private key.")
     client_ca: Path | None = Field(None, description="PEM file of the CAs whose client certificates are asked for.")
+    client_certificates: Path | None = Field(
+        None,
+        description="PEM file of client certificates that no such CA signed (`self_signed_tls_client_auth`), each with "
+        "`CA:FALSE`. The handshake ends for any other; only a proxy can let in what is not known beforehand.",
+    )
+
+
+class ClientCertificateSettings(_Section):
+    """The client certificates that proxies in front hand on, where these end TLS."""
+
+    proxies: Annotated[list[Network], NoDecode, BeforeValidator(_comma_separated), Field(min_length=1)] = Field(
+        description="Networks (CIDR) of the proxies whose header is believed. They must set it over what clients send."
+    )
+    header: Literal["nginx", "ingress-nginx", "envoy", "rfc9440"] = Field(
+        description="Its form: `X-SSL-Client-Cert` from `$ssl_client_escaped_cert` with `X-SSL-Client-Verify` "
+        "(`nginx`), `ssl-client-cert` with `ssl-client-verify` (`ingress-nginx`), `X-Forwarded-Client-Cert` with Cert, "
+        "by `SANITIZE_SET` (`envoy`), `Client-Cert` (`rfc9440`)."
+    )
+    chain_verified_by_proxy: bool = Field(
+        False,
+        description="Whether they hand on only what chains to your CAs, as `tls_client_auth` needs. From nginx it is "
+        "the certificates marked `SUCCESS`.",
+    )
 
 
 class KeySettings(_Section):
@@ -117,6 +145,16 @@ class AuditSettings(_Section):
     )
 
 
+class RevocationSettings(_Section):
+    """Tokens that were revoked before their end."""
+
+    without_state: Literal["closed", "open"] = Field(
+        "closed",
+        description="What holds while the shared state cannot be read: no token of ours is taken (`closed`), or "
+        "those not revoked when it last could be (`open`).",
+    )
+
+
 class ShutdownSettings(_Section):
     """What SIGTERM starts."""
 
@@ -133,6 +171,39 @@ class LimitSettings(_Section):
     in_flight: int = Field(512, ge=1, le=100_000, description="Token requests worked on at once; beyond it, 503.")
 
 
+class QuotaSettings(_Section):
+    """How many requests are answered, and how many failures borne, before it is 429."""
+
+    enabled: bool = Field(True, description="Whether anything is counted at all.")
+    ceiling: Rate = Field(
+        "5000/second",
+        validate_default=True,
+        description="Tokens that one process gives out to everybody together. The default is above what one can.",
+    )
+    service_account: Rate = Field(
+        "1200/minute",
+        validate_default=True,
+        description="Requests for one service account that has no `rate_limit` of its own.",
+    )
+    workload: Rate = Field(
+        "600/minute",
+        validate_default=True,
+        description="Requests of one subject of one issuer (all pods of a deployment have the same), or as many as the "
+        "`rate_limit` of the service account allows, where that is higher.",
+    )
+    failures_per_source: Rate = Field(
+        "600/minute",
+        validate_default=True,
+        description="Failed requests from one IPv4 address or IPv6 /64, counted by each process; beyond it, that "
+        "network is refused before any work. Behind a proxy, set `trusted_proxies`, or all callers are one source.",
+    )
+    without_state: Literal["local", "refuse", "allow"] = Field(
+        "local",
+        description="While the Redis of `state` is away: each process counts the requests of service accounts and "
+        "workloads alone (`local`), refuses them (`refuse`), or lets them through (`allow`).",
+    )
+
+
 class Settings(BaseSettings):
     """Everything about how a gateway runs; who may become what is in the policies."""
 
@@ -147,14 +218,27 @@ class Settings(BaseSettings):
     admin: AdminSettings = Field(default_factory=AdminSettings, description="The admin listener.")
     tls: TlsSettings | None = Field(None, description="TLS on the public listener.")
     policies: Path = Field(Path("policies"), description="Folder of policy files.")
-    state: StateUrl = Field("memory://", description="What replicas share. In this version `memory://` alone.")
+    state: StateUrl = Field(
+        "memory://",
+        repr=False,  # a password may be in it
+        description="What replicas share: `redis://[user:password@]host:6379/0` (`rediss://` with TLS, and "
+        "`?ca=/path/of/ca.pem`; `redis+unix:///path`), `sqlite:///path` for processes on one machine, or `memory://` "
+        "for one process (lost at exit).",
+    )
     keys: KeySettings = Field(default_factory=KeySettings, description="Signing keys.")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit log.")
     trusted_proxies: Annotated[list[Network], NoDecode, BeforeValidator(_comma_separated)] = Field(
         default_factory=list,
         description="Networks (CIDR) whose `X-Forwarded-For` is believed; left out, the peer's address is the source.",
     )
+    client_certificates: ClientCertificateSettings | None = Field(
+        None, description="Client certificates handed on by proxies."
+    )
+    revocation: RevocationSettings = Field(
+        default_factory=RevocationSettings, description="Tokens revoked before their end."
+    )
     limits: LimitSettings = Field(default_factory=LimitSettings, description="Bounds on work at once.")
+    quotas: QuotaSettings = Field(default_factory=QuotaSettings, description="Bounds on requests over time.")
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings, description="How to stop.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 
@@ -190,6 +274,9 @@ def load_settings(file: Path | None, *, insecure_http: bool = False) -> Settings
             problems.append(Problem(str(file or "settings"), locate(("issuer",)), ("issuer",), message))
         if not problems:
             return settings if file is None else _relative_to(settings, file.parent)
+    if file is None and not data:
+        nowhere = f"there is no {DEFAULT_FILE} in this folder, and neither --config nor GATEWAY_CONFIG names one"
+        problems.insert(0, Problem("settings", 0, (), nowhere))
     raise ConfigurationProblems(problems)
 
 
@@ -265,7 +352,7 @@ def _relative_to(settings: Settings, folder: Path) -> Settings:
     if settings.tls is not None and variable(("tls",)) not in set_by_variable:
         names = [
             name
-            for name in ("certificate", "key", "client_ca")
+            for name in ("certificate", "key", "client_ca", "client_certificates")
             if getattr(settings.tls, name) is not None and variable(("tls", name)) not in set_by_variable
         ]
         update["tls"] = settings.tls.model_copy(update={name: folder / getattr(settings.tls, name) for name in names})

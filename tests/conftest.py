@@ -3,8 +3,9 @@
 import pytest
 
 from tests.support.house import house
+from tests.support.redis_server import redis_server
 
-__all__ = ["house"]
+__all__ = ["house", "redis_server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,7 +19,11 @@ DEBIAN_PACKAGES = {
     "npm": "npm",
     "curl": "curl",
     "jq": "jq",
+    "nginx": "nginx",
+    "redis-server": "redis-server",
+    "go": "golang-go",
 }
+DEBIAN_LIBRARIES = {Path("/usr/share/gocode/src/golang.org/x/oauth2"): "golang-golang-x-oauth2-dev"}
 
 
 def main() -> int:
@@ -29,9 +33,10 @@ def main() -> int:
     wanted = dict(DEBIAN_PACKAGES)
     if arguments.bench:
         wanted["wrk"] = "wrk"
-    missing = sorted({package for command, package in wanted.items() if shutil.which(command) is None})
+    missing = {package for command, package in wanted.items() if shutil.which(command) is None}
+    missing |= {package for folder, package in DEBIAN_LIBRARIES.items() if not folder.exists()}
     if missing:
-        install_debian_packages(missing)
+        install_debian_packages(sorted(missing))
     install_node_clients()
     return 0
 

@@ -32,7 +32,9 @@ def dev(
     policies: Path | None = typer.Option(
         None, "--policies", "-p", help="Folder of policy files; ./policies where there is one, else the samples."
     ),
-    port: int = typer.Option(8080, help="Port of the gateway; the next two are its admin port and the issuers'."),
+    port: int = typer.Option(
+        8080, min=0, max=65533, help="Port of the gateway; the next two are its admin port and the issuers'."
+    ),
     once: bool = typer.Option(False, "--once", help="Show the exchanges and stop."),
 ) -> None:
     """Try everything on this machine.
@@ -71,8 +73,9 @@ def _default_policies() -> Path:
 async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
     from rich.console import Console
 
-    from gateway.app import Gateway, watch
+    from gateway.app import Gateway
     from gateway.clock import SteadyClock
+    from gateway.reload import watch
     from gateway.settings import embedded_settings
     from gateway.standin.issuer import StandInIssuer, StandInServer
     from gateway.standin.platforms import PLATFORMS

@@ -5,8 +5,10 @@ import sys
 import typer
 
 from gateway import __version__
+from gateway.cli import client
 from gateway.cli.check import check
 from gateway.cli.dev import dev
+from gateway.cli.revoke import revoke
 from gateway.cli.serve import serve
 from gateway.cli.token import token
 
@@ -26,7 +28,9 @@ app = typer.Typer(
 app.command("dev", rich_help_panel="Run")(dev)
 app.command("serve", rich_help_panel="Run")(serve)
 app.command("check", rich_help_panel="Policies")(check)
+app.command("revoke", rich_help_panel="Run")(revoke)
 app.command("token", rich_help_panel="Workloads")(token)
+app.add_typer(client.app, name="client", rich_help_panel="Clients")
 
 
 def _version(wanted: bool) -> None:

@@ -67,7 +67,7 @@ async def serve_until_stopped(gateway: "Gateway") -> None:
     """Starts the gateway, reloads on SIGHUP and on changed files, drains on SIGTERM, stops at once on SIGINT and on a
     second SIGTERM.
     """
-    from gateway.app import reload_quietly, watch
+    from gateway.reload import reload_quietly, watch
 
     log = logging.getLogger("gateway")
     loop = asyncio.get_running_loop()

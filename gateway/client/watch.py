@@ -23,8 +23,8 @@ def write_private(path: Path, text: str) -> None:
     The file belongs to its owner alone (0600) from its first byte on. Raises ``OSError``.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
+    try:  # from here on: a signal may end this program at any line, and a file that nobody knows of must not stay
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         beside.replace(path)

@@ -14,7 +14,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 32
 BODY_TIMEOUT_SECONDS = 5.0
 MAX_REMEMBERED_PART = 128
-_REMEMBERED = ("grant_type=", "subject_token_type=", "resource=", "audience=", "scope=", "client_id=")
+_REMEMBERED = ("grant_type=", "subject_token_type=", "resource=", "audience=", "scope=", "client_id=",
+               "client_assertion_type=")  # fmt: skip
 
 
 async def read_form(request: web.Request) -> list[tuple[str, str]]:
@@ -24,8 +25,6 @@ async def read_form(request: web.Request) -> list[tuple[str, str]]:
     """
     if request.query_string:
         check_query(request.query)
-    if "Authorization" in request.headers:
-        raise Refusal("client_authentication_unsupported")
     _check_content_type(request)
     return parse_form(await _read_body(request))
 

@@ -6,12 +6,27 @@ from collections.abc import Awaitable, Callable
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from gateway.http.answers import refusal_answer
+from gateway.http.authorize import AuthorizationEndpoint
 from gateway.http.drain import Drain
+from gateway.http.entra import TOKEN_PATH as ENTRA_TOKEN_PATH
 from gateway.http.form import MAX_BODY_BYTES
+from gateway.http.introspect import IntrospectionEndpoint
+from gateway.http.revoke import RevocationEndpoint
 from gateway.http.token import TokenEndpoint, only_post
+from gateway.http.verify import VerificationEndpoint
 from gateway.http.well_known import WellKnown
 from gateway.oauth.errors import Refusal
-from gateway.oauth.metadata import AUTHORIZATION_SERVER, JWKS, OPENID_CONFIGURATION, endpoint_paths, well_known_paths
+from gateway.oauth.metadata import (
+    AUTHORIZATION_SERVER,
+    AUTHORIZE,
+    INTROSPECT,
+    JWKS,
+    OPENID_CONFIGURATION,
+    REVOKE,
+    VERIFY,
+    endpoint_paths,
+    well_known_paths,
+)
 
 log = logging.getLogger("gateway.http")
 
@@ -21,7 +36,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def public_application(
-    issuer: str, token: TokenEndpoint, well_known: WellKnown, drain: Drain, new_request_id: Callable[[], str]
+    issuer: str,
+    token: TokenEndpoint,
+    introspection: IntrospectionEndpoint,
+    revocation: RevocationEndpoint,
+    verification: VerificationEndpoint,
+    well_known: WellKnown,
+    drain: Drain,
+    new_request_id: Callable[[], str],
 ) -> web.Application:
     """Every route that the world may reach. Anything else is a 404 without a body to learn from."""
 
@@ -55,6 +77,16 @@ def public_application(
     for path in endpoint_paths(issuer, "/token"):
         router.add_post(path, guarded(token.post))
         router.add_route("*", path, guarded(only_post))
+    for name, form in ((INTROSPECT, introspection.post), (REVOKE, revocation.post)):
+        for path in endpoint_paths(issuer, name):
+            router.add_post(path, guarded(form))
+            router.add_route("*", path, guarded(only_post))
+    for path in endpoint_paths(issuer, VERIFY):
+        router.add_route("*", path, guarded(verification.any_method))
+    for path in endpoint_paths(issuer, ENTRA_TOKEN_PATH):
+        router.add_post(path, guarded(token.post_entra))
+    for path in endpoint_paths(issuer, AUTHORIZE):
+        router.add_route("*", path, guarded(AuthorizationEndpoint(new_request_id).refuse))
     for name in (AUTHORIZATION_SERVER, OPENID_CONFIGURATION):
         for path in well_known_paths(issuer, name):
             router.add_get(path, guarded(well_known.metadata))

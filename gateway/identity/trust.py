@@ -138,6 +138,17 @@ class TrustStore:
         """The issuers whose URL is exactly ``iss``: several, where clusters share one."""
         return tuple(one.issuer for one in self._by_url.get(iss, ()))
 
+    def new_keys(self, issuer: TrustedIssuer) -> IssuerKeys:
+        """The key set of an issuer, not yet started, fetched and kept as those of all issuers are."""
+        return IssuerKeys(
+            issuer,
+            loader_for(issuer, self._fetcher),
+            clock=self._clock,
+            sleep=self._sleep,
+            jitter=self._jitter,
+            pace=self._pace,
+        )
+
     def keys_by_name(self) -> Mapping[str, IssuerKeys]:
         """The state of each issuer's keys, by the issuer's name in the policies."""
         return {name: one.keys for name, one in self._trusted.items()}
@@ -267,18 +278,8 @@ class TrustStore:
     def _trust(self, issuer: TrustedIssuer) -> _Trusted:
         known = self._trusted.get(issuer.name)
         if known is None or _key_origin(known.issuer) != _key_origin(issuer):
-            return _Trusted(issuer, self._new_keys(issuer))
+            return _Trusted(issuer, self.new_keys(issuer))
         return known if known.issuer == issuer else _Trusted(issuer, known.keys)
-
-    def _new_keys(self, issuer: TrustedIssuer) -> IssuerKeys:
-        return IssuerKeys(
-            issuer,
-            loader_for(issuer, self._fetcher),
-            clock=self._clock,
-            sleep=self._sleep,
-            jitter=self._jitter,
-            pace=self._pace,
-        )
 
 
 def _key_origin(issuer: TrustedIssuer) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ called ``unverified``.
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ MAX_KEY_ID_LENGTH = 256
 # Each of these would let the token say how it is to be verified, or what its bytes mean (RFC 8725 §3.10, attacks on
 # embedded keys, unencoded payloads and compression). x5c and x5t are no more than ignored: honest issuers send them.
 FORBIDDEN_HEADERS = frozenset({"crit", "b64", "jku", "jwk", "x5u", "zip", "cty"})
+_FORBIDDEN_IN_PROOFS = FORBIDDEN_HEADERS - {"jwk"}
 
 _KEY_ID = re.compile(rf"[^\x00-\x1f\x7f-\x9f]{{1,{MAX_KEY_ID_LENGTH}}}")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -30,19 +31,33 @@ _PADDING = (b"", b"", b"==", b"=")
 _LAST_CHARACTERS = ("", "", "AQgw", "AEIMQUYcgkosw048")
 """By how many characters stand in the last group of four: the ones without stray bits."""
 
+_NEVER_READ = frozenset({"x5c"})
+"""Some clients (MSAL) leave line breaks in it. Nothing of it is believed, so nobody reads it."""
+
 
 def parse_token(text: str, *, sha256: str | None = None) -> UnverifiedToken:
     """Takes a token apart; ``sha256`` is its digest where the caller has it already.
 
     Raises ``Refusal``: ``token_too_large``, ``malformed_token``, ``malformed_header`` or ``forbidden_header``.
     """
+    return _take_apart(text, _parse_header, sha256)
+
+
+def parse_proof(text: str) -> UnverifiedToken:
+    """As ``parse_token``, for the one kind that brings its own key in ``jwk``: a proof that whoever sends it holds the
+    private half (RFC 9449 §4.2). It says nothing of who that is.
+    """
+    return _take_apart(text, _parse_proof_header, None)
+
+
+def _take_apart(text: str, parse_header: Callable[[str], Mapping[str, Any]], sha256: str | None) -> UnverifiedToken:
     check_length(text)
     parts = text.split(".", 3)
     if len(parts) != 3 or not all(parts):
         raise Refusal("malformed_token")
     header, payload, signature = parts
     return UnverifiedToken(
-        unverified_header=_parse_header(header),
+        unverified_header=parse_header(header),
         unverified_payload=parse_base64url(payload),
         signing_input=text[: text.rindex(".")].encode("ascii"),
         signature=parse_base64url(signature),
@@ -72,6 +87,16 @@ def parse_unverified_claims(token: UnverifiedToken) -> dict[str, Any]:
         raise Refusal("malformed_claims", f"The token's payload {error}.") from None
 
 
+def parse_unverified_assertion_claims(token: UnverifiedToken) -> dict[str, Any]:
+    """As ``parse_unverified_claims``, for the assertion of a client: times may have fractions of a second (RFC 7519
+    §2), as those of MSAL do, and are cut to whole ones. Raises ``Refusal`` ``malformed_claims``.
+    """
+    try:
+        return parse_json_object(token.unverified_payload, cut_fractions=True)
+    except ValueError as error:
+        raise Refusal("malformed_claims", f"The token's payload {error}.") from None
+
+
 def parse_base64url(segment: str) -> bytes:
     """The bytes of a segment in the one canonical spelling: no padding, no stray bits at the end (RFC 7515 §2).
 
@@ -94,25 +119,34 @@ def parse_base64url(segment: str) -> bytes:
 @lru_cache(maxsize=256)
 def _parse_header(segment: str) -> Mapping[str, Any]:
     """Kept for the few that honest issuers send over and over; a refused one is never kept."""
+    return _checked_header(segment, FORBIDDEN_HEADERS)
+
+
+def _parse_proof_header(segment: str) -> Mapping[str, Any]:
+    """Never kept: every client has one of its own."""
+    return _checked_header(segment, _FORBIDDEN_IN_PROOFS)
+
+
+def _checked_header(segment: str, forbidden: frozenset[str]) -> Mapping[str, Any]:
     decoded = parse_base64url(segment)
     if len(decoded) > MAX_HEADER_BYTES:
         raise Refusal("token_too_large", f"The token's header is larger than {MAX_HEADER_BYTES} bytes.")
     try:
-        header = parse_json_object(decoded)
+        header = parse_json_object(decoded, unread=_NEVER_READ)
     except ValueError as error:
         raise Refusal("malformed_header", f"The token's header {error}.") from None
-    check_header(header)
+    check_header(header, forbidden)
     return MappingProxyType(header)
 
 
-def check_header(header: Mapping[str, Any]) -> None:
+def check_header(header: Mapping[str, Any], forbidden: frozenset[str] = FORBIDDEN_HEADERS) -> None:
     """The members that we read are of the right kind, and none is there that we must not honour (RFC 7515 §4.1).
 
     Raises ``Refusal`` ``malformed_header`` or ``forbidden_header``.
     """
-    forbidden = FORBIDDEN_HEADERS & header.keys()
-    if forbidden:
-        raise Refusal("forbidden_header", f"The token's header holds {', '.join(sorted(forbidden))}.")
+    found = forbidden & header.keys()
+    if found:
+        raise Refusal("forbidden_header", f"The token's header holds {', '.join(sorted(found))}.")
     if type(header.get("alg")) is not str:
         raise Refusal("malformed_header", "The token's header has no alg that is a string.")
     if "kid" in header and not (type(header["kid"]) is str and _KEY_ID.fullmatch(header["kid"])):

@@ -16,11 +16,17 @@ MAX_INTEGER_DIGITS = 20
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 _CONTROL_OR_SURROGATE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DECIMAL_FRACTION = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-def parse_json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
+def parse_json_object(
+    data: bytes, *, max_depth: int = 8, unread: frozenset[str] = frozenset(), cut_fractions: bool = False
+) -> dict[str, Any]:
     """One JSON object as str, int, bool, None, list and dict.
+
+    ``unread`` are members that nobody looks into: their strings may hold anything. With ``cut_fractions`` a decimal
+    fraction is its whole part (a ``NumericDate`` may be one, RFC 7519 §2).
 
     Raises ``ValueError`` with a short reason that repeats nothing of the input: not UTF-8 (a byte order mark and
     UTF-16 included), not one object, a name that occurs twice in an object, a number that is no integer of at most
@@ -35,7 +41,7 @@ def parse_json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
         raise ValueError("is not UTF-8") from None
     _check_depth(text, max_depth)
     try:
-        value = _DECODER.decode(text)
+        value = (_CUTTING_DECODER if cut_fractions else _DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON at character {error.pos}") from None
     if type(value) is not dict:
@@ -43,7 +49,7 @@ def parse_json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
     # The scanner itself refuses raw control characters below U+0020, and strict UTF-8 has no surrogates: what is
     # left to look for stands behind a backslash or is no ASCII.
     if "\\" in text or "\x7f" in text or not text.isascii():
-        _check_strings(value)
+        _check_strings({name: member for name, member in value.items() if name not in unread})
     return value
 
 
@@ -123,6 +129,15 @@ def _refuse_number(_: str) -> NoReturn:
     raise ValueError("has a number that is not an integer")
 
 
+def _whole_part(number: str) -> int:
+    if not _DECIMAL_FRACTION.fullmatch(number):
+        _refuse_number(number)
+    return _integer(number.partition(".")[0])
+
+
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_refuse_number, parse_constant=_refuse_number
+)
+_CUTTING_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_whole_part, parse_constant=_refuse_number
 )

@@ -5,9 +5,10 @@ RFC 7523 §2.1, RFC 8707 §2.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from gateway.model import GrantType, TokenRequest
+from gateway.model import ClientCertificate, GrantType, TokenRequest
+from gateway.oauth.client_authentication import parse_presented
 from gateway.oauth.errors import Refusal
 
 TOKEN_TYPE_JWT = "urn:ietf:params:oauth:token-type:jwt"  # RFC 8693 §3
@@ -21,9 +22,8 @@ REPEATABLE = frozenset({"resource", "audience"})
 KNOWN_PARAMETERS = frozenset({
     "grant_type", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "assertion", "client_id",
     "client_secret", "client_assertion", "client_assertion_type", "resource", "audience", "scope",
-    "requested_token_type", "requested_expires_in",
+    "requested_token_type", "requested_expires_in", "token", "token_type_hint",
 })  # fmt: skip
-CLIENT_CREDENTIALS = ("client_secret", "client_assertion", "client_assertion_type")
 MAX_SHORT_VALUE = 2048
 MAX_SCOPES = 64
 
@@ -33,17 +33,23 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
-def parse_token_request(pairs: Iterable[tuple[str, str]]) -> TokenRequest:
-    """What the form asks for. Raises ``Refusal`` for whatever RFC 6749, 8693, 7523 and 8707 forbid."""
-    form, targets = _single_valued(pairs)
+def parse_token_request(
+    pairs: Iterable[tuple[str, str]],
+    *,
+    authorization: str | None = None,
+    certificate: ClientCertificate | None = None,
+    dpop_proofs: Sequence[str] = (),
+) -> TokenRequest:
+    """What the form asks for, with what stands beside it: the ``Authorization`` header, the TLS client certificate,
+    the ``DPoP`` headers. Raises ``Refusal`` for whatever RFC 6749, 8693, 7523 and 8707 forbid.
+    """
+    form, targets = parse_form_parameters(pairs)
     grant = _grant_type(form)
-    for name in CLIENT_CREDENTIALS:
-        # RFC 7521 §4.1: whoever presents credentials must have valid ones, and there are none to compare with.
-        if name in form:
-            raise Refusal("client_authentication_unsupported", f"{name} is not accepted: the token is the credential.")
-    if grant is GrantType.JWT_BEARER:
+    actor, actor_type = None, None
+    if grant is GrantType.CLIENT_CREDENTIALS:
+        token, token_type = "", ""
+    elif grant is GrantType.JWT_BEARER:
         token, token_type = _required(form, "assertion"), TOKEN_TYPE_JWT
-        actor, actor_type = None, None
     else:
         token, token_type = _required(form, "subject_token"), _required(form, "subject_token_type")
         actor, actor_type = form.get("actor_token"), form.get("actor_token_type")
@@ -52,11 +58,15 @@ def parse_token_request(pairs: Iterable[tuple[str, str]]) -> TokenRequest:
         grant_type=grant,
         token=token,
         token_type=token_type,
-        client_id=_short(form, "client_id"),
+        client_id=short_value(form, "client_id"),
         resource=_one_target(targets),
         scopes=parse_scope(form["scope"]) if "scope" in form else None,
         lifetime_seconds=_lifetime(form),
         actor_token=actor,
+        # With a subject token the certificate of the connection is transport, and at most what a token is bound to.
+        presented=parse_presented(authorization, form, certificate if grant is GrantType.CLIENT_CREDENTIALS else None),
+        certificate=certificate,
+        dpop_proofs=tuple(dpop_proofs),
     )
 
 
@@ -77,7 +87,8 @@ def parse_scope(text: str) -> tuple[str, ...]:
     return scopes
 
 
-def _single_valued(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def parse_form_parameters(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The parameters that may come once, and those that may be repeated, without empty ones (RFC 6749 §3.2)."""
     form: dict[str, str] = {}
     seen: set[str] = set()
     targets: list[tuple[str, str]] = []
@@ -145,7 +156,8 @@ def _required(form: dict[str, str], name: str) -> str:
     return form[name]
 
 
-def _short(form: dict[str, str], name: str) -> str | None:
+def short_value(form: Mapping[str, str], name: str) -> str | None:
+    """A parameter that names something, or None where it was not sent. Raises ``Refusal`` for what is no name."""
     value = form.get(name)
     if value is not None and (len(value) > MAX_SHORT_VALUE or not _PRINTABLE.fullmatch(value)):
         raise Refusal("invalid_parameter", f"{name} is printable ASCII without spaces.")

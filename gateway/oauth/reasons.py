@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal[
-    "request", "malformed", "issuer", "algorithm", "key", "signature", "claims", "policy", "target", "scope", "replay",
-    "server",
+    "request", "client", "malformed", "issuer", "algorithm", "key", "signature", "claims", "policy", "target", "scope",
+    "quota", "replay", "server",
 ]  # fmt: skip
 """How far a request came before it was refused, in the order of the hallway (``gateway/exchange.py``)."""
 
 TOKEN_FAULT = "token_fault"
 """Stands for the OAuth error of an unacceptable subject token, which differs between the grants:
-``invalid_request`` in a token exchange (RFC 8693 §2.2.2), ``invalid_grant`` with an assertion (RFC 7523 §3.1)."""
+``invalid_request`` in a token exchange (RFC 8693 §2.2.2), ``invalid_grant`` with an assertion (RFC 7523 §3.1),
+``invalid_client`` where it authenticates the client (RFC 7523 §3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,40 @@ _TABLE = (
            "Correct the parameter that the answer names."),
     Reason("unsupported_grant_type", "request", "unsupported_grant_type", "This grant type is not served here.",
            "Use one of the grant types in the server's metadata."),
+    Reason("unsupported_response_type", "request", "unsupported_response_type", "Nobody signs in here.",
+           "Ask the token endpoint; machines need no authorization endpoint."),
     Reason("unsupported_token_type", "request", "invalid_request", "This type of token is not accepted here.",
            "Send a workload token as urn:ietf:params:oauth:token-type:jwt."),
     Reason("unsupported_requested_token_type", "request", "invalid_request", "Only access tokens are minted.",
            "Leave requested_token_type out, or ask for urn:ietf:params:oauth:token-type:access_token."),
-    Reason("client_authentication_unsupported", "request", "invalid_client",
-           "Clients do not authenticate here: the workload token is the credential.",
-           "Send no client_secret, client_assertion or Authorization header.", 401),
+    Reason("invalid_client_certificate", "request", "invalid_client",
+           "The client certificate that the proxy handed on cannot be read.",
+           "Look at the proxy, not at the client: does it set the header of client_certificates once, in that form, "
+           "over whatever the client sent?", 401),
+    Reason("invalid_dpop_proof", "request", "invalid_dpop_proof", "The DPoP proof is not acceptable.",
+           "Make a fresh proof for each request, as RFC 9449 section 4.2 says; see what the answer names."),
+    # -- client authentication
+    Reason("client_authentication_unsupported", "client", "invalid_client",
+           "This way to authenticate is not served here.",
+           "Use one of the token_endpoint_auth_methods_supported in the server's metadata.", 401),
+    Reason("multiple_client_authentication", "client", "invalid_request",
+           "A client authenticates in one way at a time.",
+           "Send an Authorization header, or client_secret, or client_assertion (RFC 6749 section 2.3): one of them."),
+    Reason("client_authentication_missing", "client", "invalid_client", "The client did not authenticate.",
+           "Send a client secret, a client_assertion or a TLS client certificate; see the server's metadata.", 401),
+    Reason("client_authentication_failed", "client", "invalid_client", "Client authentication failed.",
+           "Compare client_id and credential; the audit record of the request_id says what was wrong. Has the secret "
+           "expired (gateway client list), or the assertion?", 401),
+    Reason("client_keys_unavailable", "client", "temporarily_unavailable",
+           "The client's keys cannot be had right now.",
+           "Wait and repeat; look at the jwks_uri or jwks_file of the service account's credentials.", 503, 5),
+    Reason("client_mismatch", "client", "invalid_client", "client_id is not the client that authenticated.",
+           "Leave client_id out, or send that of the client whose credential this is.", 401),
+    Reason("token_of_another_client", "client", "unauthorized_client", "The token was issued to another client.",
+           "A client revokes its own tokens; for those of others, an operator has gateway revoke."),
+    Reason("sender_constraint_missing", "target", "invalid_request",
+           "Tokens for this resource are bound to a key of the client.",
+           "Send a DPoP proof (RFC 9449), or use a TLS client certificate (RFC 8705), as the resource asks."),
     # -- the token as text
     Reason("token_too_large", "malformed", TOKEN_FAULT, "The token is larger than 16 KiB.",
            "Look at what was sent: a file of another kind, or several tokens?"),
@@ -97,6 +125,8 @@ _TABLE = (
            "See the claim that the answer names."),
     Reason("token_expired", "claims", TOKEN_FAULT, "The token has expired.",
            "Fetch a fresh one just before the exchange; re-read a mounted file each time."),
+    Reason("token_revoked", "claims", TOKEN_FAULT, "The token was revoked.",
+           "Get a new one; gateway revoke --list says what was revoked, when and why."),
     Reason("token_not_yet_valid", "claims", TOKEN_FAULT, "The token is not valid yet.",
            "Compare the clocks of the issuer and of this server."),
     Reason("token_too_old", "claims", TOKEN_FAULT, "The token was issued too long ago for its issuer.",
@@ -139,9 +169,24 @@ _TABLE = (
            "Only a service account in served_by of the token's resource may pass the call on."),
     Reason("delegation_too_deep", "policy", TOKEN_FAULT, "The chain of actors is too long.",
            "A token names at most three actors: the workload that asked first, and two that passed the call on."),
+    # -- a token of our own that a proxy asks about
+    Reason("access_token_missing", "request", "invalid_token", "The request carries no access token.",
+           "Send it as Authorization: Bearer, or Authorization: DPoP where it is bound to a key.", 401),
+    Reason("confirmation_failed", "claims", "invalid_token",
+           "The token is bound to a key that the request does not prove.",
+           "Send a DPoP proof or the client certificate of the key that the token was got with; the proxy must hand on "
+           "what that needs, and be one of trusted_proxies or client_certificates.proxies.", 401),
+    Reason("insufficient_scope", "claims", "insufficient_scope", "The token lacks a scope that is needed here.",
+           "Ask for the scope when getting the token; the answer's WWW-Authenticate names it.", 403),
     # -- once only
     Reason("token_replayed", "replay", TOKEN_FAULT, "The token was used before.",
            "This issuer's tokens work once: fetch a fresh one for each exchange."),
+    Reason("proof_replayed", "replay", "invalid_dpop_proof", "The DPoP proof was used before.",
+           "Make a new proof for each request (RFC 9449 section 4.2)."),
+    # -- too much
+    Reason("quota_exceeded", "quota", "temporarily_unavailable", "Too many requests.",
+           "Wait as long as Retry-After says; raise rate_limit of the service account or the quotas of the settings.",
+           429, 1),
     # -- our own troubles
     Reason("overloaded", "server", "temporarily_unavailable", "The server has too much to do.",
            "Wait and repeat; add a replica.", 503, 1),

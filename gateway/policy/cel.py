@@ -129,6 +129,11 @@ class Mapped:
     _roots: tuple[str, ...] | None
     _program: cel.Expression
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it looks at no workload: neither at its claims nor at its issuer."""
+        return self._roots == () and "issuer" not in self.source
+
     def value(self, claims: Claims, issuer: str) -> str | int | bool | list[str] | Unknown:
         """A text, a whole number, a boolean or a list of texts; ``Unknown`` for anything else."""
         return _mappable(_value_of(self._program, _visible(claims, self._roots), issuer))

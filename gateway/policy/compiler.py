@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePath
 from sys import intern
 from typing import Any, Self, TypeVar, cast
@@ -16,15 +17,29 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from gateway.model import ClaimPath, ClaimTable, KeySource, Preset, TrustedIssuer
+from gateway.model import (
+    CertificateField,
+    ClaimPath,
+    ClaimTable,
+    KeySource,
+    Preset,
+    RegisteredCertificate,
+    RegisteredClient,
+    RegisteredKeys,
+    RegisteredSecret,
+    TrustedIssuer,
+)
+from gateway.oauth.distinguished_name import check_subject_dn
 from gateway.oauth.errors import Refusal
 from gateway.oauth.parameters import parse_scope
 from gateway.oauth.reasons import REASONS
-from gateway.policy.cel import CelError, Condition, Mapped, parse_condition, parse_mapped
+from gateway.policy.cel import CelError, Condition, Mapped, Unknown, parse_condition, parse_mapped
 from gateway.policy.conditions import Like, Match, parse_like, parse_match
 from gateway.policy.documents import (
     KINDS,
     Access,
+    Certificate,
+    ClientKeys,
     Credentials,
     Document,
     GuardrailDocument,
@@ -52,7 +67,7 @@ from gateway.policy.problems import (
 RESERVED_CLAIMS = frozenset({
     "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "scp", "act", "may_act", "cnf", "typ", "azp",
     "auth_time", "acr", "amr", "nonce", "at_hash", "c_hash", "s_hash", "sid", "sub_jwk", "events", "toe", "txn",
-    "authorization_details", "token_introspection", "active", "token_type",
+    "authorization_details", "token_introspection", "active", "token_type", "entitled_by",
 })  # fmt: skip
 """Claims of RFC 7519, 7662, 8693, 9068 and 9396 that the policy may not map: the gateway or nobody says them."""
 
@@ -139,6 +154,8 @@ class _DraftAccount:
     token_lifetime_seconds: int | None
     rate_limit: RateLimit | None
     credentials: Credentials | None
+    registered: RegisteredClient | None
+    constant_claims: Mapping[str, Any]
     tests: tuple[InlineTest, ...]
 
 
@@ -253,9 +270,6 @@ class _Compilation:
         claims = self._mapped(document.token_claims, place, ())
         for position, test in enumerate(document.tests):
             self._check_test(test, place, ("tests", position))
-        for idle in ("credentials", "rate_limit"):
-            if getattr(document, idle) is not None:
-                self._warnings.append(place.problem((idle,), "is read, but without effect in this version"))
         return _DraftAccount(
             place=place,
             name=document.name,
@@ -267,9 +281,72 @@ class _Compilation:
             ),
             token_lifetime_seconds=document.token_lifetime,
             rate_limit=self._shared(document.rate_limit),
-            credentials=_with_folder(document.credentials, folder),
+            credentials=document.credentials,
+            registered=self._registered(document, place, folder),
+            constant_claims=self._constant_claims(claims, place),
             tests=document.tests,
         )
+
+    def _registered(self, document: ServiceAccountDocument, place: _Place, folder: str) -> RegisteredClient | None:
+        """The account's own credentials, in the words of those that check them."""
+        credentials = document.credentials
+        if credentials is None:
+            return None
+        return RegisteredClient(
+            client_id=document.name,
+            secrets=tuple(
+                RegisteredSecret(secret.id, secret.digest, _midnight(secret.created), _midnight(secret.expires))
+                for secret in credentials.secrets
+            ),
+            keys=self._registered_keys(credentials.keys, place, folder) if credentials.keys is not None else None,
+            certificates=tuple(
+                self._registered_certificate(certificate, place, ("credentials", "certificates", position))
+                for position, certificate in enumerate(credentials.certificates)
+            ),
+        )
+
+    def _registered_keys(self, keys: ClientKeys, place: _Place, folder: str) -> RegisteredKeys:
+        path: Path = ("credentials", "keys")
+        if keys.jwks_uri is not None:
+            self._check_https(keys.jwks_uri, place, (*path, "jwks_uri"))
+        if keys.jwks is not None:
+            self._check_key_set(keys.jwks, place, (*path, "jwks"))
+        return RegisteredKeys(
+            source=KeySource(
+                jwks_uri=keys.jwks_uri,
+                jwks_file=_within(folder, keys.jwks_file),
+                jwks=keys.jwks,
+                ca_file=_within(folder, keys.ca_file),
+                private_network=keys.private_network,
+                insecure_http=self._insecure_http,
+            ),
+            algorithms=frozenset(keys.algorithms),
+            max_assertion_lifetime_seconds=keys.max_assertion_lifetime,
+            accept_token_endpoint_audience=keys.accept_token_endpoint_audience,
+            replay=keys.replay,
+        )
+
+    def _registered_certificate(self, certificate: Certificate, place: _Place, path: Path) -> RegisteredCertificate:
+        field, value = next((name, value) for name, value in certificate if value is not None)
+        if field == "subject_dn":
+            try:
+                check_subject_dn(value)
+            except ValueError as error:
+                self._problems.append(place.problem((*path, field), str(error)))
+        return RegisteredCertificate(cast("CertificateField", field), value)
+
+    def _constant_claims(self, claims: tuple[Mapped, ...], place: _Place) -> dict[str, Any]:
+        """What the account's mappings give that look at no workload: ``client_credentials`` has none behind it."""
+        found: dict[str, Any] = {}
+        for mapped in claims:
+            if not mapped.is_constant:
+                continue
+            value = mapped.value({}, "")
+            if isinstance(value, Unknown):
+                self._problems.append(place.problem(("token_claims", mapped.name), value.why))
+            else:
+                found[mapped.name] = value
+        return found
 
     def _draft_rule(
         self, rule: TrustDocument, name: str, place: _Place, path: Path, account_claims: tuple[Mapped, ...]
@@ -507,11 +584,6 @@ class _Compilation:
         if document.identifier == self._gateway_issuer:
             words = "is the gateway's own issuer: tokens for it could be traded for others"
             self._problems.append(place.problem(("identifier",), words))
-        if document.sender_constraint != "none":
-            words = (
-                f"{document.sender_constraint}: this version mints bearer tokens alone, which would be less than asked"
-            )
-            self._problems.append(place.problem(("sender_constraint",), words))
         for position, name in enumerate(document.served_by):
             self._check_reference("ServiceAccount", name, place, ("served_by", position))
         self._resources[document.name] = Resource(
@@ -590,7 +662,9 @@ class _Compilation:
             token_lifetime_seconds=draft.token_lifetime_seconds,
             rate_limit=draft.rate_limit,
             credentials=draft.credentials,
+            registered=draft.registered,
             file=draft.place.file,
+            constant_claims=draft.constant_claims,
         )
 
     def _rule(self, rule: _DraftRule, draft: _DraftAccount, access: _Grants, ordinal: int) -> TrustRule:
@@ -663,11 +737,9 @@ def _access_of(access: tuple[Access, ...]) -> _Access:
     return tuple((one.resource, one.scopes) for one in access)
 
 
-def _with_folder(credentials: Credentials | None, folder: str) -> Credentials | None:
-    if credentials is None or credentials.keys is None or credentials.keys.jwks_file is None:
-        return credentials
-    keys = credentials.keys.model_copy(update={"jwks_file": _within(folder, credentials.keys.jwks_file)})
-    return credentials.model_copy(update={"keys": keys})
+def _midnight(day: str | None) -> float | None:
+    """The first second of a day in UTC."""
+    return None if day is None else datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
 
 
 def _within(folder: str, name: str | None) -> str | None:

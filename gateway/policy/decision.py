@@ -1,4 +1,4 @@
-"""What may this workload do? One pure function over a generation.
+"""What may this workload, or this client, do? Pure functions over a generation.
 
 The order of the checks: the issuer's condition, guardrails, service account, resource, scopes, lifetime, claims.
 Denied is the default. A denial is explained (``trace``, ``wanted``), a grant says what it looked at.
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gateway.model import Check, ClaimPath, Claims, Decision, Entitlement, TokenRequest, Workload
+from gateway.model import Check, ClaimPath, Claims, Client, Decision, Entitlement, TokenRequest, Workload
 from gateway.oauth.reasons import GRANTED
 from gateway.policy.cel import Condition, Mapped, Unknown
 from gateway.policy.conditions import Like, Match, claim_at
@@ -29,18 +29,67 @@ def decide(generation: Generation, workload: Workload, request: TokenRequest) ->
     ``lifetime_seconds`` of the entitlement is the least of resource, service account, rule and request; the rest of
     the subject token's life, where the issuer binds to it, is for whoever mints to mind.
     """
+    identified = _identified(generation, workload, request.client_id)
+    if isinstance(identified, Decision):
+        return identified
+    account, admitting = identified
+    return _entitled(generation, account, admitting, workload, request)
+
+
+def decide_identity(generation: Generation, workload: Workload, client_id: str | None) -> ServiceAccount | Decision:
+    """Which service account a workload is that only authenticates, or the denial. Pure, as ``decide``."""
+    identified = _identified(generation, workload, client_id)
+    return identified if isinstance(identified, Decision) else identified[0]
+
+
+def decide_client(generation: Generation, client: Client, request: TokenRequest) -> Decision:
+    """What a client gets that authenticated with a credential of its own: its access and roles are approved in
+    advance (RFC 6749 §4.4). Trust rules and guardrails are about workloads and say nothing here. Pure, as ``decide``.
+    """
+    account = generation.service_accounts.get(client.client_id)
+    if account is None:
+        wanted = f"no service account is called {_shown(client.client_id)}"
+        return _denial(generation, "unknown_service_account", wanted=wanted)
+    resource = _resource(generation, account, request)
+    if not isinstance(resource, Resource):
+        reason, wanted = resource
+        return _denial(generation, reason, account, wanted=wanted)
+    approved = account.access[resource.name]
+    missing = [scope for scope in request.scopes or () if scope not in approved]
+    if missing:
+        wanted = f"{account.name} has {_listed(approved)} at {resource.name}, not {_listed(missing)}"
+        return _denial(generation, "scope_not_granted", account, wanted=wanted)
+    bounds = (resource.token_lifetime_seconds, account.token_lifetime_seconds, request.lifetime_seconds)
+    return Decision(
+        reason=GRANTED,
+        entitlement=Entitlement(
+            service_account=account.name,
+            rule=None,
+            resource=resource.name,
+            audience=resource.identifier,
+            scopes=tuple(scope for scope in approved if request.scopes is None or scope in request.scopes),
+            lifetime_seconds=min(bound for bound in bounds if bound is not None),
+            claims=account.constant_claims,
+            sender_constraint=resource.sender_constraint,
+        ),
+        generation=generation.number,
+        service_account=account.name,
+    )
+
+
+def _identified(
+    generation: Generation, workload: Workload, client_id: str | None
+) -> Decision | tuple[ServiceAccount, Sequence[TrustRule]]:
+    """The service account that a workload is, with the rules that say so in file order; or the denial."""
     issuer, claims = workload.issuer.name, workload.claims
     refused = _refused_before_trust(generation, issuer, claims)
     if refused is not None:
         return refused
-    if request.client_id is not None:
-        account = generation.service_accounts.get(request.client_id)
+    if client_id is not None:
+        account = generation.service_accounts.get(client_id)
         if account is None:
-            return _denial(
-                generation,
-                "unknown_service_account",
-                wanted=f"no service account is called {_shown(request.client_id)}",
-            )
+            wanted = f"no service account is called {_shown(client_id)}"
+            return _denial(generation, "unknown_service_account", wanted=wanted)
         rules: Sequence[TrustRule] = [rule for rule in account.rules if rule.issuer == issuer]
         admitting = [rule for rule in rules if rule.admits(claims)]
     else:
@@ -55,7 +104,7 @@ def decide(generation: Generation, workload: Workload, request: TokenRequest) ->
         account = generation.service_accounts[names[0]] if names else None
     if account is None or not admitting:
         return _no_trust(generation, workload, account, rules)
-    return _entitled(generation, account, admitting, workload, request)
+    return account, admitting
 
 
 def _refused_before_trust(generation: Generation, issuer: str, claims: Claims) -> Decision | None:
@@ -139,6 +188,7 @@ def _grant(
             scopes=granted if asked is None else tuple([scope for scope in granted if scope in asked]),
             lifetime_seconds=lifetime,
             claims=mapped,
+            sender_constraint=resource.sender_constraint,
         ),
         generation=generation.number,
         service_account=rule.service_account,

@@ -1,7 +1,7 @@
 """What may be done with an access token of our own as the subject: narrow it, or pass a call on as its actor.
 
-Pure. Narrowing gives less than the token has. Passing on gives what both the account of the token and its actor may
-have, and at the token's own resource no more than the token. Its end is for whoever mints to keep (``not_after``).
+Pure. Narrowing gives less than the token has. Passing on gives what both whoever got the token and its actor may have,
+and at the token's own resource no more than the token. Its end is for whoever mints to keep (``not_after``).
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def decide_delegation(generation: Generation, subject: PassedOn, actor: Workload
     """Whether the workload ``actor``, called with the token ``subject``, may call on in its name (RFC 8693 §1.1).
 
     It may when it is (by its trust rules) a service account that serves the token's resource, and gets at the next
-    resource no more than both of them may have there.
+    resource no more than both of them may have there: of the first, as much as the rule gives that it got the token by.
     """
     account = generation.service_accounts.get(subject.service_account)
     called = generation.resources_by_identifier.get(subject.audience)
@@ -51,9 +51,10 @@ def decide_delegation(generation: Generation, subject: PassedOn, actor: Workload
     if as_actor.entitlement.service_account not in called.served_by:
         return _denied("actor_not_permitted", generation, subject)
     resource = generation.resources[as_actor.entitlement.resource]
-    if resource.name not in account.access:
+    approved = _approved(account, subject).get(resource.name)
+    if approved is None:
         return _denied("resource_not_granted", generation, subject)
-    granted = tuple(scope for scope in account.access[resource.name] if scope in as_actor.entitlement.scopes)
+    granted = tuple(scope for scope in approved if scope in as_actor.entitlement.scopes)
     if resource is called:
         granted = tuple(scope for scope in granted if scope in subject.scopes)
     decision = _entitle(as_actor.entitlement.rule, generation, account, resource, granted, request)
@@ -64,7 +65,7 @@ def decide_delegation(generation: Generation, subject: PassedOn, actor: Workload
     return replace(decision, entitlement=entitlement, looked_at=as_actor.looked_at)
 
 
-def actors_in(act: Mapping[str, Any]) -> int:
+def actors_in(act: Mapping[str, Any] | None) -> int:
     """How many actors an ``act`` claim holds, the current one included."""
     count = 0
     while act:
@@ -73,8 +74,18 @@ def actors_in(act: Mapping[str, Any]) -> int:
     return count
 
 
+def _approved(account: ServiceAccount, subject: PassedOn) -> Mapping[str, tuple[str, ...]]:
+    """What whoever got the token may ask for: a workload by its rule, and nothing by one that is gone; a client with a
+    credential of its own all that the account may.
+    """
+    issuer, _, how = subject.entitled_by.partition("/")
+    if ":" in how:  # every credential has one in its name, and no rule
+        return account.access
+    return next((rule.grants for rule in account.rules if (rule.issuer, rule.name) == (issuer, how)), {})
+
+
 def _entitle(
-    rule: str,
+    rule: str | None,
     generation: Generation,
     account: ServiceAccount,
     resource: Resource,
@@ -96,6 +107,7 @@ def _entitle(
         scopes=granted,
         lifetime_seconds=min(bound for bound in bounds if bound is not None),
         claims={},
+        sender_constraint=resource.sender_constraint,
     )
     return Decision("granted", entitlement, generation.number, account.name)
 

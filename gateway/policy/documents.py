@@ -23,6 +23,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.model import SenderConstraint
+
 MAX_LIFETIME_SECONDS = 24 * 3600
 MIN_LIFETIME_SECONDS = 60
 MAX_LEEWAY_SECONDS = 60
@@ -81,7 +83,8 @@ def _seconds(least: int, most: int) -> Any:
     )
 
 
-def _parsed_rate(text: object) -> "RateLimit":
+def parse_rate(text: object) -> "RateLimit":
+    """``60/minute`` as requests in seconds. Raises ``ValueError``."""
     found = _RATE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise ValueError("a rate is a number per second, minute, hour or day: 60/minute")
@@ -170,11 +173,23 @@ IssuerUrl = Annotated[str, AfterValidator(_checked_issuer_url)]
 FileName = Annotated[str, Field(min_length=1, max_length=1024)]
 Day = Annotated[str, AfterValidator(_checked_date)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
+DEFAULT_CLIENT_ALGORITHMS: tuple[Algorithm, ...] = (
+    "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA", "Ed25519",
+)  # fmt: skip
+"""What a client may sign its assertions with: all but PKCS #1 v1.5 (FAPI 2.0 Security Profile §5.4)."""
 TokenLifetime = Annotated[int, *_seconds(MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS)]
 TokenAge = Annotated[int, *_seconds(60, 30 * 86400)]
 Leeway = Annotated[int, *_seconds(0, MAX_LEEWAY_SECONDS)]
 KeyAge = Annotated[int, *_seconds(60, 30 * 86400)]
+AssertionLifetime = Annotated[int, *_seconds(10, 3600)]
 RefreshInterval = Annotated[int, *_seconds(30, 86400)]
+RotationInterval = Annotated[int, *_seconds(3600, 366 * 86400)]
+Overlap = Annotated[int, *_seconds(300, 90 * 86400)]
+SecretStoreUrl = Annotated[
+    str,
+    Field(pattern=r"^(aws-secretsmanager|azure-keyvault|kubernetes|vault)://[\x21-\x7e]{1,2000}$"),
+    _Wording("a secret store reads aws-secretsmanager://, azure-keyvault://, kubernetes:// or vault:// and its place"),
+]
 
 _LIST = Field(strict=False)  # a YAML list becomes a tuple; what is in it stays strict
 
@@ -303,9 +318,10 @@ class ResourceDocument(_Model):
     token_lifetime: TokenLifetime = Field(
         default=900, description="The longest life of a token for it, 60s to 24h. Default `15m`."
     )
-    sender_constraint: Literal["none", "dpop", "mtls"] = Field(
+    sender_constraint: SenderConstraint = Field(
         default="none",
-        description="What a token for it must be bound to. In this version `none` alone loads.",
+        description="What a token for it must be bound to: a key of the client that it proves at each request "
+        "(`dpop`, RFC 9449), or its TLS certificate (`mtls`, RFC 8705). Default `none`.",
     )
     served_by: Annotated[tuple[Name, ...], _LIST] = Field(
         default=(), description="The API's own service accounts: they may introspect its tokens and pass calls on."
@@ -363,15 +379,42 @@ class Secret(_Model):
 
 
 class ClientKeys(_Model):
-    """The public keys of a client that authenticates with `private_key_jwt`. One of the three."""
+    """The public keys of a client that authenticates with `private_key_jwt`. One of the first three."""
 
     jwks_uri: Url | None = Field(default=None, description="The key set's URL.")
     jwks_file: FileName | None = Field(default=None, description="A file with the key set, relative to this file.")
     jwks: dict[str, Any] | None = Field(default=None, description="The key set itself (RFC 7517 section 5).")
+    ca_file: FileName | None = Field(
+        default=None, description="PEM certificates that the key server's certificate must chain to."
+    )
+    private_network: bool = Field(
+        default=False, description="Whether loopback, private and link-local addresses may be dialled for `jwks_uri`."
+    )
+    algorithms: Annotated[tuple[Algorithm, ...], _LIST] = Field(
+        default=DEFAULT_CLIENT_ALGORITHMS,
+        min_length=1,
+        description="Signature algorithms accepted. Default: all but those of PKCS #1 v1.5 (`RS256`), which older "
+        "clients need.",
+    )
+    max_assertion_lifetime: AssertionLifetime = Field(
+        default=300, description="The longest `exp` - `iat` of an assertion, 10s to 1h. Default `5m`."
+    )
+    accept_token_endpoint_audience: bool = Field(
+        default=False,
+        description="Whether `aud` may be the URL of the token endpoint, as older clients send, instead of the "
+        "gateway's issuer.",
+    )
+    replay: Literal["allow", "reject"] = Field(
+        default="reject",
+        description="`allow`: an assertion works again until it expires. For clients that send one several times, as "
+        "MSAL does with a certificate.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ClientKeys":
         _check_exactly_one(self, ("jwks_uri", "jwks_file", "jwks"))
+        if self.jwks_uri is None and (self.ca_file is not None or self.private_network):
+            raise ValueError("ca_file and private_network go with jwks_uri: nothing else is fetched")
         return self
 
 
@@ -402,6 +445,26 @@ class Certificate(_Model):
         return self
 
 
+class RotationSchedule(_Model):
+    """How often `gateway client rotate --due` gives the client a new secret, and where it puts it."""
+
+    every: RotationInterval = Field(description="How long after one rotation the next is due, 1h to 366d.")
+    overlap: Overlap = Field(
+        default=86400, description="How long the secret before goes on working, 5m to 90d. Default `24h`."
+    )
+    to: Annotated[tuple[SecretStoreUrl, ...], _LIST] = Field(
+        min_length=1, max_length=8, description="The secret stores that the client reads from; all get the same one."
+    )
+
+    @model_validator(mode="after")
+    def _overlap_ends(self) -> "RotationSchedule":
+        if self.overlap >= self.every:
+            raise ValueError("overlap must be shorter than every")
+        if len(set(self.to)) < len(self.to):
+            raise ValueError("to names a store twice")
+        return self
+
+
 class Credentials(_Model):
     """Classic client authentication of a service account. Several of a sort at once are the overlap of a rotation."""
 
@@ -409,6 +472,9 @@ class Credentials(_Model):
     keys: ClientKeys | None = Field(default=None, description="Public keys, for `private_key_jwt`.")
     certificates: Annotated[tuple[Certificate, ...], _LIST] = Field(
         default=(), max_length=64, description="TLS client certificates."
+    )
+    rotate: RotationSchedule | None = Field(
+        default=None, description="The schedule on which its secret is rotated in secret stores."
     )
 
     @model_validator(mode="after")
@@ -467,7 +533,7 @@ class ServiceAccountDocument(_Model):
     rate_limit: (
         Annotated[
             RateLimit,
-            BeforeValidator(_parsed_rate),
+            BeforeValidator(parse_rate),
             WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"}),
         ]
         | None

@@ -6,9 +6,10 @@ Pure.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from gateway.model import ClaimPath, Claims, TrustedIssuer
+from gateway.model import ClaimPath, Claims, RegisteredClient, SenderConstraint, TrustedIssuer
 from gateway.policy.cel import Condition, Mapped
 from gateway.policy.conditions import Like, Match, ScalarKey, claim_at, scalar_key
 from gateway.policy.documents import Credentials, RateLimit
@@ -24,7 +25,7 @@ class Resource:
     scopes: tuple[str, ...]
     descriptions: tuple[str, ...]
     token_lifetime_seconds: int
-    sender_constraint: str
+    sender_constraint: SenderConstraint
     served_by: frozenset[str]
 
 
@@ -76,7 +77,12 @@ class ServiceAccount:
     token_lifetime_seconds: int | None
     rate_limit: RateLimit | None
     credentials: Credentials | None
+    """As written."""
+    registered: RegisteredClient | None
+    """Its own credentials as client authentication reads them, where it has any in the policies."""
     file: str
+    constant_claims: Mapping[str, Any] = field(default_factory=dict)
+    """The mapped claims that look at no workload: those that a token of ``client_credentials`` carries."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +148,13 @@ class Generation:
         """Whether this issuer is the one of its name here: not one of a generation before, with other keys or URL."""
         own = self.issuers_by_name.get(issuer.name)
         return own is issuer or own == issuer
+
+    def registered_client(self, client_id: str) -> RegisteredClient | None:
+        """A service account as a client. One without credentials here may have some in the shared state."""
+        account = self.service_accounts.get(client_id)
+        if account is None:
+            return None
+        return account.registered or RegisteredClient(client_id)
 
     def resource(self, identifier_or_name: str) -> Resource | None:
         """A resource by its identifier, or else by its name."""

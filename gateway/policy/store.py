@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gateway.model import Clock, KeySource, Preset
+from gateway.model import Clock, KeySource, Preset, RegisteredClient
 from gateway.policy.files import Sources
 from gateway.policy.generation import Generation
 from gateway.policy.loading import load_policies
@@ -65,6 +65,10 @@ class PolicyStore:
         if self._generation is None:
             raise LookupError("the policies are not loaded")
         return self._generation
+
+    def registered_client(self, client_id: str) -> RegisteredClient | None:
+        """A client of the generation in force."""
+        return self.generation.registered_client(client_id)
 
     @property
     def is_loaded(self) -> bool:

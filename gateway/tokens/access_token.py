@@ -11,6 +11,7 @@ from gateway.tokens.signing_key import SigningKey
 
 OUR_CLAIMS = frozenset({
     "iss", "sub", "client_id", "aud", "iat", "nbf", "exp", "jti", "scope", "act", "may_act", "cnf",
+    "entitled_by",
 })  # fmt: skip
 """The claims that say who may do what. No policy maps anything onto them."""
 
@@ -20,19 +21,23 @@ NBF_ALLOWANCE_SECONDS = 5
 
 def mint(
     entitlement: Entitlement,
-    act: Mapping[str, Any],
+    act: Mapping[str, Any] | None,
     key: SigningKey,
     *,
     issuer: str,
     now: float,
     token_id: str,
+    entitled_by: str,
+    confirmation: Mapping[str, str] | None = None,
     not_after: int | None = None,
 ) -> AccessToken:
     """The signed token for one entitlement.
 
-    ``act`` is who acts: ``{"iss", "sub"}`` of the workload, with the actor before it as its own ``act``. ``issuer`` is
-    this server's URL, ``token_id`` becomes ``jti`` and is unique, ``not_after`` (seconds since the epoch) is the end
-    of a subject token that this one must not outlive. Raises ``Refusal`` when less than a second would be left, or
+    ``act`` is who acts: ``{"iss", "sub"}`` of the workload, with the actor before it as its own ``act``; None for a
+    client with a credential of its own. ``issuer`` is this server's URL, ``token_id`` becomes ``jti`` and is unique,
+    ``entitled_by`` says by which issuer and rule, or by which credential, it was got, so that it can be revoked by
+    that. ``confirmation`` is ``cnf``: what the token is bound to. ``not_after`` (seconds since the epoch) is the end of
+    a subject token that this one must not outlive. Raises ``Refusal`` when less than a second would be left, or
     for a mapped claim that would pass for one of ours.
     """
     issued_at = int(now)
@@ -54,11 +59,15 @@ def mint(
         "nbf": issued_at - NBF_ALLOWANCE_SECONDS,
         "exp": expires_at,
         "jti": token_id,
-        "act": act,
+        "entitled_by": entitled_by,
     }
+    if act is not None:
+        claims["act"] = act
+    if confirmation is not None:
+        claims["cnf"] = confirmation
     if entitlement.scopes:
         claims["scope"] = " ".join(entitlement.scopes)
-    return AccessToken(key.sign(_payload(claims)), token_id, key.kid, issued_at, expires_at, entitlement)
+    return AccessToken(key.sign(_payload(claims)), token_id, key.kid, issued_at, expires_at, entitlement, confirmation)
 
 
 def _payload(claims: dict[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ so that neither ``alg`` nor ``kid`` nor ``typ`` is ever taken from a caller.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -29,14 +29,22 @@ class OwnToken:
     audience: str
     scopes: tuple[str, ...]
     expires_at: int
+    issued_at: int
     token_id: str
-    act: Mapping[str, Any]
+    act: Mapping[str, Any] | None
+    """Who acts: the workload, with those before it inside; None where a client got it with its own credential."""
+    entitled_by: str
+    """By which issuer and rule, or by which credential, it was got."""
+    confirmation: Mapping[str, str] | None
+    """``cnf``: what it is bound to."""
+    claims: Mapping[str, Any]
+    """All of them."""
     token_sha256: str
 
     @property
     def passed_on(self) -> PassedOn:
         """What the policy decides about."""
-        return PassedOn(self.service_account, self.audience, self.scopes, self.act)
+        return PassedOn(self.service_account, self.audience, self.scopes, self.act, self.entitled_by)
 
 
 def verify_own_token(text: str, signing_keys: SigningKeys, issuer: str, now: float) -> OwnToken:
@@ -107,9 +115,25 @@ def _check_time(claims: dict[str, Any], now: float) -> None:
 def _own_token(claims: dict[str, Any], token_sha256: str) -> OwnToken:
     match claims:
         case {
-            "sub": str(service_account), "client_id": str(client_id), "aud": str(audience), "exp": int(expires_at),
-            "jti": str(token_id), "act": dict(act),
-        } if service_account == client_id:  # fmt: skip
-            scopes = tuple(str(claims.get("scope", "")).split())
-            return OwnToken(service_account, audience, scopes, expires_at, token_id, act, token_sha256)
+            "sub": str(service_account), "client_id": str(client_id), "aud": str(audience), "iat": int(issued_at),
+            "exp": int(expires_at), "jti": str(token_id), "entitled_by": str(entitled_by),
+        } if service_account == client_id and _are_objects(claims, ("act", "cnf")):  # fmt: skip
+            return OwnToken(
+                service_account=service_account,
+                audience=audience,
+                scopes=tuple(str(claims.get("scope", "")).split()),
+                issued_at=issued_at,
+                expires_at=expires_at,
+                token_id=token_id,
+                act=claims.get("act"),
+                entitled_by=entitled_by,
+                confirmation=claims.get("cnf"),
+                claims=claims,
+                token_sha256=token_sha256,
+            )
     raise Refusal("missing_claim")
+
+
+def _are_objects(claims: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether each of these claims is an object or not there."""
+    return all(isinstance(claims.get(name, {}), dict) for name in names)

@@ -1,11 +1,10 @@
 """One signing key: what it signs, how it is published, how it is written down.
 
-The algorithm is a property of the key, never of a token. Every token starts with the key's one header segment,
-made when the key is made: there is no other header that this key ever signed.
+The algorithm is a property of the key, never of a token. Every access token starts with the key's one header segment,
+made when the key is made. What else the key signs says by its ``typ`` that it is something else (RFC 8725 §3.11).
 """
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, Self
 
 import orjson
@@ -16,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from gateway.jose import base64url
+from gateway.jose.thumbprint import jwk_thumbprint
 
 Algorithm = Literal["ES256", "EdDSA", "RS256"]
+ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068 §2.1
 
 _RSA_BITS = 2048
 _RSA_EXPONENT = 65537
@@ -34,7 +35,7 @@ class SigningKey:
     ``header_segment`` is the base64url of ``{"alg": …, "kid": …, "typ": "at+jwt"}`` (RFC 9068 §2.1).
     """
 
-    __slots__ = ("_jwk", "_prefix", "_private_key", "_sign", "_verify", "algorithm", "created_at", "header_segment",
+    __slots__ = ("_jwk", "_prefixes", "_private_key", "_sign", "_verify", "algorithm", "created_at", "header_segment",
                  "kid")  # fmt: skip
 
     algorithm: Algorithm
@@ -46,11 +47,10 @@ class SigningKey:
         """Raises ``ValueError`` for a key that no algorithm here fits, or whose halves do not belong together."""
         self._private_key = private_key
         self.algorithm, self._jwk, self._sign, self._verify = _scheme(private_key)
-        self.kid = thumbprint(self._jwk)
+        self.kid = jwk_thumbprint(self._jwk)
         self.created_at = created_at
-        header = base64url.encode(orjson.dumps({"alg": self.algorithm, "kid": self.kid, "typ": "at+jwt"}))
-        self.header_segment = header.decode("ascii")
-        self._prefix = header + b"."
+        self._prefixes: dict[str, bytes] = {}
+        self.header_segment = self._prefix(ACCESS_TOKEN_TYPE)[:-1].decode("ascii")
         if not self.has_signed(_SELF_TEST, self._sign(_SELF_TEST)):
             raise ValueError("the private key does not fit its public half")
 
@@ -78,9 +78,12 @@ class SigningKey:
         """The public half as it is published (RFC 7517 §4)."""
         return {**self._jwk, "kid": self.kid, "use": "sig", "alg": self.algorithm}
 
-    def sign(self, payload: bytes) -> str:
-        """The compact JWS over a payload, under the key's own header (RFC 7515 §5.1)."""
-        signing_input = self._prefix + base64url.encode(payload)
+    def sign(self, payload: bytes, typ: str = ACCESS_TOKEN_TYPE) -> str:
+        """The compact JWS over a payload, under the key's own header (RFC 7515 §5.1).
+
+        ``typ`` is a constant of the code that signs. Only an access token has that of an access token.
+        """
+        signing_input = self._prefix(typ) + base64url.encode(payload)
         return (signing_input + b"." + base64url.encode(self._sign(signing_input))).decode("ascii")
 
     def has_signed(self, signing_input: bytes, signature: bytes) -> bool:
@@ -91,15 +94,15 @@ class SigningKey:
             return False
         return True
 
+    def _prefix(self, typ: str) -> bytes:
+        prefix = self._prefixes.get(typ)
+        if prefix is None:
+            header = orjson.dumps({"alg": self.algorithm, "kid": self.kid, "typ": typ})
+            prefix = self._prefixes[typ] = base64url.encode(header) + b"."
+        return prefix
+
     def __repr__(self) -> str:
         return f"SigningKey({self.algorithm} {self.kid})"
-
-
-def thumbprint(jwk: Mapping[str, str]) -> str:
-    """The SHA-256 thumbprint of a public JWK whose members are in canonical form (RFC 7638 §3, RFC 8037 §2)."""
-    members = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}[jwk["kty"]]
-    canonical = orjson.dumps({name: jwk[name] for name in members})
-    return base64url.encode(hashlib.sha256(canonical).digest()).decode("ascii")
 
 
 def _generate(algorithm: Algorithm) -> PrivateKeyTypes:

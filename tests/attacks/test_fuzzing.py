@@ -173,10 +173,12 @@ def test_no_change_to_a_token_of_our_own_passes(seed: int):
         "sub": "a",
         "client_id": "a",
         "aud": "b",
+        "iat": NOW,
         "nbf": NOW - 5,
         "exp": NOW + 60,
         "jti": "j",
         "act": {},
+        "entitled_by": "cluster/pod",
     }
     token = key.sign(json.dumps(claims).encode())
     assert verify_own_token(token, keys, AUDIENCE, NOW).service_account == "a"

@@ -55,7 +55,7 @@ CASES: list[tuple[dict[str, str], tuple[int, str, str]]] = [
     ({"actor_token": "x", "actor_token_type": JWT}, (400, "invalid_request", "actor_not_permitted")),
     ({"actor_token": "x", "actor_token_type": ACCESS_TOKEN}, (400, "invalid_request", "unsupported_token_type")),
     ({"grant_type": "password"}, (400, "unsupported_grant_type", "unsupported_grant_type")),
-    ({"grant_type": "client_credentials"}, (400, "unsupported_grant_type", "unsupported_grant_type")),
+    ({"grant_type": "client_credentials"}, (401, "invalid_client", "client_authentication_missing")),
     ({"grant_type": "refresh_token"}, (400, "unsupported_grant_type", "unsupported_grant_type")),
     ({"grant_type": f"{TOKEN_EXCHANGE}\0"}, (400, "unsupported_grant_type", "unsupported_grant_type")),
     ({"grant_type": ""}, (400, "invalid_request", "missing_parameter")),

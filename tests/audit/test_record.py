@@ -62,6 +62,7 @@ def test_a_granted_record_says_everything():
         "stage": "granted",
         "source": "192.0.2.7",
         "policy_generation": 3,
+        "endpoint": "token",
         "client_id": "nightly-backup",
         "issuer": "prod-cluster",
         "iss": "https://kubernetes.default.svc",
@@ -83,12 +84,30 @@ def test_a_granted_record_says_everything():
 
 def test_what_is_not_known_is_left_out():
     assert json.loads(to_json_line(DENIED)).keys() == {
-        *("time", "request_id", "grant", "decision", "reason", "stage", "source", "policy_generation", "verified"),
+        *(
+            "time",
+            "request_id",
+            "grant",
+            "decision",
+            "reason",
+            "stage",
+            "source",
+            "policy_generation",
+            "endpoint",
+            "verified",
+        ),
     }
 
 
 def test_every_field_of_the_model_has_its_place():
-    full = dataclasses.replace(GRANTED, detail="why", actor_token_sha256="cd" * 32, actor_token_id="actor-1")
+    full = dataclasses.replace(
+        GRANTED,
+        detail="why",
+        actor_token_sha256="cd" * 32,
+        actor_token_id="actor-1",
+        authentication="private_key_jwt/key:k1",
+        client_assertion_id="assertion-1",
+    )
     assert json.loads(to_json_line(full)).keys() == {field.name for field in dataclasses.fields(AuditRecord)}
 
 

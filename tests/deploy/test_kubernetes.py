@@ -75,7 +75,8 @@ def test_each_object_is_of_a_kind_and_version_that_the_api_serves():
 def test_each_file_of_the_folder_is_applied():
     generated = {name for generator in KUSTOMIZATION["configMapGenerator"] for name in generator["files"]}
     there = {str(path.relative_to(KUBERNETES)) for path in KUBERNETES.rglob("*") if path.is_file()}
-    assert there == {*KUSTOMIZATION["resources"], *generated, "kustomization.yaml", "sample-client.yaml"}
+    apart = {"kustomization.yaml", "rotate-secrets.yaml", "sample-client.yaml"}
+    assert there == {*KUSTOMIZATION["resources"], *generated, *apart}
 
 
 def test_every_file_of_the_policies_is_in_their_config_map():

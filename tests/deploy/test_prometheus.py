@@ -24,7 +24,10 @@ METRICS_IN_ALERTS = frozenset({
     "gateway_issuer_unaccounted_claims_total",
     "gateway_policy_age_seconds",
     "gateway_policy_reload_failures_total",
+    "gateway_quota_exceeded_total",
+    "gateway_quotas_degraded",
     "gateway_signing_key_age_seconds",
+    "gateway_state_age_seconds",
 })  # fmt: skip
 """Every metric that an alert reads, under the name that a scrape of the gateway gives it."""
 

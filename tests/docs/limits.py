@@ -12,7 +12,8 @@ from gateway.oauth import parameters
 from gateway.policy import cel, conditions, delegation, documents, files, yaml_reader
 from gateway.policy.documents import duration_text
 from gateway.settings import LimitSettings
-from gateway.state.memory import MemoryReplayMarks
+from gateway.state import redis, sqlite, table
+from gateway.state.memory import MemoryState
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -72,7 +73,10 @@ SERVER: Rows = (
     ("an audit record", _size(record.MAX_LINE_BYTES)),
     ("one text in it", f"{_size(record.MAX_TEXT_BYTES)}; the rest is cut, and the text says so"),
     ("records that wait for a sink", f"{group_commit.MAX_WAITING_LINES:,}, each for {group_commit.WAIT_SECONDS:.0f} s"),
-    ("replay marks", f"{_default(MemoryReplayMarks, 'capacity'):,}"),
+    ("replay marks in memory", f"{_default(MemoryState, 'capacity'):,}"),
+    ("shared records", f"{table.MAX_RECORDS:,}, each of {_size(table.MAX_RECORD_BYTES)}"),
+    ("the time that a request waits for Redis", f"{redis.CONNECT_SECONDS + redis.COMMAND_SECONDS:.0f} s"),
+    ("the time that a request waits for SQLite", f"{sqlite.WAIT_SECONDS:.0f} s"),
     ("a fetch from an issuer", f"{fetcher.TOTAL_SECONDS:.0f} s, {_size(fetcher.MAX_BODY_BYTES)}, no redirects"),
     ("its time to connect", f"{fetcher.CONNECT_SECONDS:.0f} s"),
     ("the time that a request waits for it", f"{_PACE.wait_seconds} s"),

@@ -85,9 +85,12 @@ async def _observe(folder: Path) -> Observed:
             # One claim that the preset does not know, so that every metric has a sample and with it its labels.
             await gateway.exchange(github.token(ISSUER, claim_of_tomorrow="x"))
             await gateway.exchange(github.token(ISSUER, event_name="pull_request_target"))
+            granted, denied = map(json.loads, (folder / "audit.jsonl").read_text().splitlines())
+            for path in ("/introspect", "/verify"):
+                async with gateway.session.post(f"{gateway.url}{path}", data={"token": "x"}) as answer:
+                    assert answer.status in {400, 401}
             readiness = await _readiness(gateway)
             families = tuple(map(_family, gateway.gateway.registry.collect()))
-    granted, denied = map(json.loads, (folder / "audit.jsonl").read_text().splitlines())
     return Observed(families, granted, denied, readiness)
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = tuple(
     page
-    for page in (ROOT / name for name in ("README.md", "CHANGELOG.md", "policies/README.md", "deploy/README.md"))
+    for page in (
+        ROOT / name
+        for name in (
+            "README.md",
+            "CHANGELOG.md",
+            "policies/README.md",
+            "deploy/README.md",
+            "deploy/from-secrets-to-workload-identity.md",
+        )
+    )
     if page.exists()
 )
 """Those of the project's pages that are there."""

@@ -21,7 +21,7 @@ from gateway import settings
 from gateway.identity.presets.common import RESERVED_AUDIENCES
 from gateway.kinds import PRESETS
 from gateway.model import ClaimPath, GrantType, Preset
-from gateway.oauth.errors import oauth_error
+from gateway.oauth.errors import Refusal, oauth_error
 from gateway.oauth.reasons import REASONS, Reason
 from gateway.policy import documents
 from gateway.policy.documents import KINDS, duration_text
@@ -266,7 +266,7 @@ def reason_table() -> str:
 
 
 def _reason_row(reason: Reason) -> tuple[str, ...]:
-    errors = dict.fromkeys(oauth_error(reason, grant) for grant in GrantType)
+    errors = dict.fromkeys(oauth_error(Refusal(reason.code), grant) for grant in GrantType)
     again = f", again after {reason.retry_after_seconds} s" if reason.retry_after_seconds is not None else ""
     return (
         code(reason.code),

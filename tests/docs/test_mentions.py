@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -14,7 +15,7 @@ from gateway.cli.main import app
 from gateway.client.sources import TOKEN_VARIABLE
 from gateway.identity.fetcher import FETCH_OUTCOMES
 from gateway.kinds import PRESETS
-from gateway.model import AuditRecord
+from gateway.model import AuditRecord, GrantType
 from gateway.oauth.parameters import KNOWN_PARAMETERS
 from gateway.oauth.reasons import REASONS
 from gateway.policy.compiler import RESERVED_CLAIMS
@@ -37,7 +38,22 @@ from tests.docs.markdown import (
 from tests.docs.reference import PAGES as REFERENCE
 
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
-WORDS_OF_OTHERS = {"pull_request_target", "workflow_run", "issue_comment", "merge_request_event", "private_key_jwt"}
+WORDS_OF_OTHERS = {
+    "pull_request_target",
+    "workflow_run",
+    "issue_comment",
+    "merge_request_event",
+    "private_key_jwt",
+    "client_secret_basic",
+    "client_secret_post",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+    "client_secret_pending",
+    "client_secret_previous",
+    "auth_request",
+    "proxy_set_header",
+    "oidc_authority",
+}
 """Values that platforms write, and names of RFCs that no code here has."""
 FOLDERS = ("gateway", "policies", "deploy", "tests")
 _PATH = re.compile(rf"(?<![\w/.:@$-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w")
@@ -52,18 +68,37 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 SHOWN = [pytest.param(line, id=f"{name_of(page)}: {line}") for page in PAGES for line in commands(page.read_text())]
 
 
+def command_of(words: list[str]) -> typer.core.TyperCommand:
+    """The command that the words of a command line name, behind ``gateway``."""
+    group = COMMANDS
+    for word in words:
+        assert word in group, word
+        command = group[word]
+        if not hasattr(command, "commands"):
+            return command
+        group = command.commands
+    raise AssertionError(f"{' '.join(words)} names no command")
+
+
+def command_lines(group: Any, *above: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.items():
+        yield (*above, name)
+        yield from command_lines(getattr(command, "commands", {}), *above, name)
+
+
 @pytest.mark.parametrize("line", SHOWN)
 def test_a_command_on_a_page_exists_with_its_options(line):
-    _, name, *arguments = shlex.split(line, comments=True)
-    assert name in COMMANDS
-    known = {option for parameter in COMMANDS[name].params for option in parameter.opts} | {"--help"}
-    used = {argument.partition("=")[0] for argument in arguments if re.match(r"--?[a-z]", argument)}
+    _, *words = shlex.split(line, comments=True)
+    if words == ["client"]:  # the whole group
+        return
+    known = {option for parameter in command_of(words).params for option in parameter.opts} | {"--help"}
+    used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
     assert used <= known
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_explains_itself(name):
-    assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+@pytest.mark.parametrize("words", tuple(command_lines(COMMANDS)), ids=" ".join)
+def test_a_command_explains_itself(words):
+    assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
 
 
 @each_page
@@ -164,6 +199,7 @@ def _vocabulary() -> set[str]:
         | {name for model in KINDS.values() for name in _names_in(model.model_json_schema())}
         | {name for path in setting_paths() for name in path}
         | KNOWN_PARAMETERS
+        | {grant.value for grant in GrantType}
         | {"access_token", "issued_token_type", "expires_in", "token_type", "request_id", "error_description"}
         | {field.name for field in fields(AuditRecord)}
         | set(RESERVED_CLAIMS)

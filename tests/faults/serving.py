@@ -41,6 +41,7 @@ class Serving(RunningGateway):
             "keys": {"store": f"file://{folder}/keys"},
             "audit": {"sinks": [f"file://{self.audit_file}"]},
             "shutdown": {"delay": "0s", "grace": "5s"},
+            "quotas": dict.fromkeys(("service_account", "workload", "failures_per_source"), "1000000/minute"),
         } | settings
         self._process: asyncio.subprocess.Process | None = None
 

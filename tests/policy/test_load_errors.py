@@ -245,7 +245,13 @@ def test_everything_that_the_design_shows_is_accepted(tmp_path):
     account = generation.service_accounts["nightly-backup"]
     assert (account.rate_limit.requests, account.rate_limit.period_seconds) == (60, 60)
     assert [rule.name for rule in account.rules] == ["rule-1", "release-pipeline"]
-    assert generation.service_accounts["backup-service"].credentials.keys.jwks_file == str(tmp_path / "client.json")
+    registered = generation.registered_client("backup-service")
+    assert registered.keys.source.jwks_file == str(tmp_path / "client.json")
+    assert [(secret.id, secret.expires_at) for secret in registered.secrets] == [("s1", 1_801_440_000.0), ("s2", None)]
+    assert [(one.field, one.value[:6]) for one in registered.certificates] == [
+        ("san_dns", "backup"),
+        ("thumbprint", "AAAAAA"),
+    ]
     assert generation.resources["backup-api"].served_by == {"backup-service"}
     assert generation.counts.tests == 2
     assert len(generation.sha256) == 64

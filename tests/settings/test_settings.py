@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.policy.documents import RateLimit
 from gateway.policy.problems import ConfigurationProblems
 from gateway.settings import load_settings, setting_paths, variable
 
@@ -74,8 +75,27 @@ def test_the_file_of_the_design_is_read_whole(tmp_path: Path):
             "gateway.yaml:2: keys.store: is one of file://..., memory://..., not s3",
         ),
         (
-            "issuer: https://a.example\nstate: redis://localhost\n",
-            "gateway.yaml:2: state: is one of memory://..., not redis",
+            "issuer: https://a.example\nstate: postgres://localhost\n",
+            (
+                "gateway.yaml:2: state: is one of memory://..., sqlite://..., redis://..., rediss://..., "
+                "redis+unix://..., not postgres"
+            ),
+        ),
+        (
+            "issuer: https://a.example\nstate: sqlite://state.db\n",
+            "gateway.yaml:2: state: is sqlite:///absolute/path.db",
+        ),
+        (
+            "issuer: https://a.example\nstate: redis:///0\n",
+            "gateway.yaml:2: state: names a host, such as redis://redis.example.com:6379/0",
+        ),
+        (
+            "issuer: https://a.example\nstate: redis://r.example/first\n",
+            "gateway.yaml:2: state: names a database by its number, such as redis://redis.example.com:6379/0",
+        ),
+        (
+            "issuer: https://a.example\nstate: redis://r.example?ca=/ca.pem\n",
+            "gateway.yaml:2: state: has an option that does not exist; there is ?ca=/path/of/ca.pem for rediss",
         ),
         (
             "issuer: https://a.example\naudit:\n  sinks:\n    - file://relative\n",
@@ -95,6 +115,22 @@ def test_the_file_of_the_design_is_read_whole(tmp_path: Path):
             "gateway.yaml:1: issuer: must be https; --insecure-http allows http for trying out",
         ),
         (
+            "issuer: https://a.example\nquotas: {service_account: 60}\n",
+            "gateway.yaml:2: quotas.service_account: a rate is a number per second, minute, hour or day: 60/minute",
+        ),
+        (
+            "issuer: https://a.example\nquotas: {workload: 0/minute}\n",
+            "gateway.yaml:2: quotas.workload: a rate is a number per second, minute, hour or day: 60/minute",
+        ),
+        (
+            "issuer: https://a.example\nquotas: {without_state: deny}\n",
+            'gateway.yaml:2: quotas.without_state: must be one of local, refuse, allow, not "deny"',
+        ),
+        (
+            "issuer: https://a.example\nquotas: {workloads: 1/second}\n",
+            "gateway.yaml:2: quotas.workloads: no such field (did you mean workload?)",
+        ),
+        (
             "issuer: https://a.example\nshutdown: {delay: 5}\n",
             "gateway.yaml:2: shutdown.delay: a duration is a whole number with a unit: 90s, 10m, 24h, 30d",
         ),
@@ -102,6 +138,29 @@ def test_the_file_of_the_design_is_read_whole(tmp_path: Path):
 )
 def test_a_mistake_is_told_with_file_line_path_and_the_nearest_name(tmp_path: Path, text: str, expected: str):
     assert expected in problems_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory://",
+        "sqlite:///var/lib/gateway/state.db",
+        "redis://:hunter2@r.example:6379/0",
+        "rediss://r.example?ca=/etc/ca.pem",
+        "redis+unix:///run/redis.sock?db=1",
+    ],
+)
+def test_every_kind_of_state_has_a_url_that_no_repr_tells(tmp_path: Path, url: str):
+    settings = load_settings(written(tmp_path, f'issuer: https://a.example\nstate: "{url}"\n'))
+    assert settings.state == url
+    assert "hunter2" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize("password", ["hun/ter2", "hun#ter2", "hun?ter2", "hun ter2"])
+def test_the_password_in_a_state_url_that_cannot_be_read_is_not_repeated(tmp_path: Path, password: str):
+    (problem,) = problems_of(tmp_path, f'issuer: https://a.example\nstate: "redis://:{password}@r.example"\n')
+    assert "state: has " in problem
+    assert "ter2" not in problem
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path, environment: SetVariables):
@@ -127,6 +186,17 @@ def test_every_setting_has_a_variable_that_wins_over_the_file(tmp_path: Path, en
     assert settings.keys.algorithm == "EdDSA"
     assert settings.keys.store == "file:///var/lib/gateway/keys", "the rest of the section stays"
     assert settings.shutdown.delay == 9
+
+
+def test_quotas_are_on_and_read_as_the_rates_of_policies_do(tmp_path: Path, environment: SetVariables):
+    environment({"GATEWAY_QUOTAS__WORKLOAD": "7/hour"})
+    quotas = load_settings(written(tmp_path, GOOD + "quotas: {service_account: 60/minute}\n")).quotas
+    assert quotas.enabled
+    assert quotas.ceiling == RateLimit(5000, 1)
+    assert quotas.service_account == RateLimit(60, 60)
+    assert quotas.workload == RateLimit(7, 3600)
+    assert quotas.failures_per_source == RateLimit(600, 60)
+    assert quotas.without_state == "local"
 
 
 def test_a_variable_is_named_after_its_path():

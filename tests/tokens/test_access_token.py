@@ -35,7 +35,7 @@ SIGNING_KEYS = SigningKeys(KEYS.values(), "ES256")
 
 
 def minted(entitlement=ENTITLEMENT, act=ACT, algorithm="ES256", **changes):
-    arguments = {"issuer": ISSUER, "now": NOW, "token_id": "jti-1"} | changes
+    arguments = {"issuer": ISSUER, "now": NOW, "token_id": "jti-1", "entitled_by": "cluster/pod"} | changes
     return mint(entitlement, act, KEYS[algorithm], **arguments)
 
 
@@ -66,7 +66,15 @@ class TestMinting:
             "jti": "jti-1",
             "scope": "backup:read backup:write",
             "act": ACT,
+            "entitled_by": "cluster/pod",
         }
+
+    def test_a_client_with_a_credential_of_its_own_has_no_actor(self):
+        assert "act" not in claims_of(minted(act=None))
+
+    def test_rfc_7800_section_3_a_bound_token_names_its_key(self):
+        token = minted(confirmation={"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})
+        assert claims_of(token)["cnf"] == {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}
 
     @pytest.mark.parametrize("algorithm", KEYS)
     def test_rfc_9068_section_4_a_resource_server_accepts_it(self, algorithm):
@@ -224,9 +232,12 @@ class TestComingBack:
 
     def test_what_our_key_signed_but_mint_did_not_make_is_refused(self):
         good = claims_of(minted())
-        for name in ("sub", "client_id", "aud", "exp", "nbf", "jti", "act"):
+        for name in ("sub", "client_id", "aud", "iat", "exp", "nbf", "jti", "entitled_by"):
             for changed in ({k: v for k, v in good.items() if k != name}, {**good, name: [good[name]]}):
                 token = KEYS["ES256"].sign(json.dumps(changed).encode())
                 assert reason_of(verify_own_token, token, SIGNING_KEYS, ISSUER, NOW) == "missing_claim"
+        for changed in ({**good, "act": [ACT]}, {**good, "cnf": "key"}):
+            token = KEYS["ES256"].sign(json.dumps(changed).encode())
+            assert reason_of(verify_own_token, token, SIGNING_KEYS, ISSUER, NOW) == "missing_claim"
         token = KEYS["ES256"].sign(json.dumps({**good, "client_id": "another"}).encode())
         assert reason_of(verify_own_token, token, SIGNING_KEYS, ISSUER, NOW) == "missing_claim"

@@ -1,14 +1,18 @@
-"""One policy size in one process: how long it takes to load, how much memory, and how long a decision takes.
+"""Policies of several sizes: how long they take to load, how much memory, and how long a decision takes.
 
-Prints one line of JSON. A process of its own, so that the peak of memory is that of this load alone.
+Each size has a process of its own, so that the peak of memory is that of this load alone; run as a program, this
+module is such a process, and prints one line of JSON.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+
+from rich.console import Console
 
 from gateway.identity.presets.common import is_reserved_audience
 from gateway.kinds import PRESETS
@@ -17,9 +21,33 @@ from gateway.policy.decision import decide
 from gateway.policy.generation import Generation
 from gateway.policy.loading import load_policies
 from gateway.standin.shapes import github_actions_claims
-from tests.benchmarks.workload import ISSUER, JWT
+from tests.benchmarks.workload import ISSUER, JWT, new_key, write_policies
 
+SIZES = (10, 1000, 100_000)
 ROUNDS, DECISIONS = 15, 2000
+
+
+def measure(folder: Path, console: Console) -> list[dict[str, float]]:
+    """What the process of each size found."""
+    results = []
+    for size in SIZES:
+        console.print(f"Loading {size:,} service accounts ...")
+        policies = folder / str(size)
+        write_policies(policies, new_key(), size)
+        command = [sys.executable, "-m", "tests.benchmarks.decisions", str(policies), str(size)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results.append(json.loads(done.stdout))
+    return results
+
+
+def print_table(results: list[dict[str, float]]) -> None:
+    print("| service accounts | load s | peak MiB | decision µs, client_id given | decision µs, implied |")
+    print("|---|---|---|---|---|")
+    for result in results:
+        print(
+            f"| {result['accounts']:,} | {result['load_seconds']:.1f} | {result['peak_mib']:.0f} "
+            f"| {result['named_microseconds']:.1f} | {result['implied_microseconds']:.1f} |"
+        )
 
 
 def main() -> None:
@@ -78,4 +106,4 @@ def microseconds(generation: Generation, cases: list[tuple[Workload, TokenReques
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

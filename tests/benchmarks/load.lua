@@ -1,11 +1,16 @@
--- wrk sends the forms of a file, one after the other, over and over.
+-- wrk sends the forms of a file, one after the other, over and over; what stands behind a tab as X-Forwarded-For.
 -- The file is named by FORMS; the number of answers that are not 200 is printed.
 local forms, next_form = {}, 0
 refused = 0
 
 function init(_)
   for line in io.lines(os.getenv("FORMS")) do
-    forms[#forms + 1] = wrk.format("POST", "/token", { ["Content-Type"] = "application/x-www-form-urlencoded" }, line)
+    local form, source = line:match("^([^\t]*)\t?(.*)$")
+    local headers = { ["Content-Type"] = "application/x-www-form-urlencoded" }
+    if source ~= "" then
+      headers["X-Forwarded-For"] = source
+    end
+    forms[#forms + 1] = wrk.format("POST", "/token", headers, form)
   end
 end
 

@@ -1,4 +1,4 @@
-"""What the benchmarks send: tokens shaped like GitHub's and like a pod's, and policies of any size."""
+"""What workloads send: tokens shaped like GitHub's and like a pod's; and policies of any size about them."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -50,8 +50,8 @@ def new_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
 
-def public_pem(key: rsa.RSAPrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def write_policies(folder: Path, key: rsa.RSAPrivateKey, accounts: int, *, per_file: int = 10) -> None:
@@ -100,6 +100,12 @@ def _denied_forms(key: rsa.RSAPrivateKey, now: int, first: int, last: int, _acco
         claims = github_actions_claims(now if kind else now - 7200, ISSUER, repository_id="999999999")
         forms.append(form_of(jwt.encode(claims, STRANGER if kind == 1 else key, "RS256", {"kid": KEY_ID})))
     return forms
+
+
+def github_token(key: rsa.RSAPrivateKey, now: int) -> str:
+    """One token of the first repository."""
+    claims = github_actions_claims(now, ISSUER, repository_id="0", exp=now + 3600)
+    return jwt.encode(claims, key, "RS256", {"kid": KEY_ID})
 
 
 def pod_form(key: rsa.RSAPrivateKey, now: int) -> str:

@@ -28,7 +28,7 @@ def test_a_record_that_nobody_called_for_says_so() -> None:
 def test_a_record_names_client_subject_and_actor() -> None:
     set_caller(CLAIMS)
     try:
-        assert logged("a.library") == (
+        assert logged("a.dependency") == (
             "invoicer",
             "invoicer",
             '{"iss":"https://kubernetes.default.svc","sub":"system:serviceaccount:billing:invoicer"}',

@@ -2,25 +2,10 @@
 
 from typing import ClassVar
 
-from gateway.identity.clients.base import ClientAuthenticationParts
-from gateway.identity.clients.secret import Secrets
-from gateway.model import Client, Presented, PresentedSecret
+from gateway.identity.clients.client_secret_basic import ClientSecretBasic
 
 
-class ClientSecretPost:
-    """See ``ClientAuthentication``."""
+class ClientSecretPost(ClientSecretBasic):
+    """See ``ClientAuthentication``. Only how it was sent differs, and that is read before."""
 
     name: ClassVar[str] = "client_secret_post"
-
-    def __init__(self, parts: ClientAuthenticationParts) -> None:
-        self._secrets = Secrets(parts)
-
-    async def prove(self, presented: Presented, client_id: str | None) -> Client | None:
-        """See ``ClientAuthentication``."""
-        del client_id
-        if not isinstance(presented, PresentedSecret) or presented.method != self.name:
-            return None
-        return self._secrets.prove(presented)
-
-    async def close(self) -> None:
-        """See ``ClientAuthentication``: there is nothing in the background."""

@@ -101,13 +101,18 @@ async def test_a_secret_in_the_body_is_worth_the_same(gateway: RunningGateway):
     assert (status, body["scope"]) == (200, "ledger:read")
 
 
-@pytest.mark.parametrize("secret", [SECRET, ODD, LATIN])
-@pytest.mark.parametrize("spelling", ["form", "utf-8", "latin-1"])
+SENDERS = [
+    (secret, spelling)
+    for secret in (SECRET, ODD, LATIN)
+    for spelling in ("form", "utf-8", "latin-1")
+    if not (spelling == "latin-1" and "€" in secret)  # which Latin-1 does not have
+]
+
+
+@pytest.mark.parametrize(("secret", "spelling"), SENDERS)
 async def test_form_encoded_raw_utf_8_and_raw_latin_1_senders_all_work(
     gateway: RunningGateway, secret: str, spelling: str
 ):
-    if spelling == "latin-1" and "€" in secret:
-        pytest.skip("no Latin-1 sender can send it")
     headers = basic("batch", quote_plus(secret)) if spelling == "form" else basic("batch", secret, spelling)
     status, _, _ = await ask(gateway, headers)
     assert status == 200

@@ -5,6 +5,7 @@ A secret in clear goes to standard output once, or into a secret store; everythi
 
 import asyncio
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -392,6 +393,7 @@ async def _new_secret(
         try:
             _show_secret(account.name, secret, new, ending, ends_at, output, where="state")
         except OSError:
+            _drop_output()
             await register.end(account.name, new.id, now)
             _fail("the secret could not be printed, so it was ended at once; the ones before work on")
         for one in ending:
@@ -820,6 +822,13 @@ def _busy(doing: str) -> Iterator[None]:
 
     with Console(stderr=True).status(f"{doing} ..."):
         yield
+
+
+def _drop_output() -> None:
+    """Forgets what is left to be printed: at exit Python would try once more, and end with a code of its own."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _say(text: str) -> None:

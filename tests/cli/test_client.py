@@ -54,7 +54,11 @@ class CommandLine:
     state: str
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "KUBERNETES_"))}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GATEWAY_", "KUBERNETES_", "PYTHONUNBUFFERED"))
+        }
         command = [sys.executable, "-m", "gateway", "client", *arguments, "--config", str(self.folder / "gateway.yaml")]
         variables = {**clean, "NO_COLOR": "1", "COLUMNS": "200"}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60, **options}

@@ -397,3 +397,34 @@ class AuditRecord:
     access_token_key_id: str | None = None
     detail: str = ""
     """What operators are told beyond the reason: the failing check, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDecision:
+    """A decision as the audit log tells it: what it is decided again from, and what it is learnt from."""
+
+    time: float
+    request_id: str
+    grant: str
+    """The label of a ``GrantType``."""
+    reason: str
+    """``granted``, or why not."""
+    stage: str
+    service_account: str | None
+    issuer: str | None
+    """The issuer's name in the policies then."""
+    subject: str | None
+    rule: str | None
+    claims: Claims
+    claims_are_complete: bool
+    """Whether ``claims`` are all that the token had; else only those that the deciding rule looked at."""
+    client_id_asked: str | None
+    resource_asked: str | None
+    scopes_asked: tuple[str, ...] | None
+    lifetime_asked_seconds: int | None
+    resource: str | None
+    """The identifier of the resource of the token that was minted."""
+    scopes_given: tuple[str, ...] | None
+    lifetime_given_seconds: int | None
+    delegated: bool = False
+    """Whether the subject token was one of ours: narrowed, or passed on."""

@@ -331,7 +331,7 @@ def _in_policy(account: "ServiceAccount") -> list[_Held]:
         return []
     lines = list(_lines_of_secrets(account))
     return [
-        _Held(account.name, secret, account.file, lines[position] if position < len(lines) else 0)
+        _Held(account.name, secret, account.place.file, lines[position] if position < len(lines) else 0)
         for position, secret in enumerate(registered)
     ]
 
@@ -340,8 +340,8 @@ def _lines_of_secrets(account: "ServiceAccount") -> Iterator[int]:
     from gateway.policy.yaml_reader import lines_of, nearest_line, read_documents
 
     assert account.registered is not None
-    text = Path(account.file).read_text(encoding="utf-8-sig")
-    for document in read_documents(text, account.file, []):
+    text = Path(account.place.file).read_text(encoding="utf-8-sig")
+    for document in read_documents(text, account.place.file, []):
         value = document.value
         if isinstance(value, dict) and (value.get("kind"), value.get("name")) == ("ServiceAccount", account.name):
             lines = lines_of(text, {document.number})[document.number]
@@ -380,7 +380,7 @@ async def _new_secret(
         ending = [one for one in held if ends_with(new, one.secret, ends_at)]
         _check_free(new.id, held)
         _show_secret(account.name, secret, new, ending, ends_at, output, where="policy")
-        _say(f"Put this line into credentials.secrets of {account.name} in {account.file}:")
+        _say(f"Put this line into credentials.secrets of {account.name} in {account.place.file}:")
         _say(f"  {_policy_line(new)}")
         _tell_policy_lines(ending, ends_at)
         return
@@ -627,7 +627,7 @@ def _ordered(
     plan = _plan(account)
     targets = tuple(dict.fromkeys(to or ())) or (plan.to if plan is not None else ())
     if not targets:
-        raise typer.BadParameter(f"Say --to, or give {account.name} credentials.rotate in {account.file}.")
+        raise typer.BadParameter(f"Say --to, or give {account.name} credentials.rotate in {account.place.file}.")
     for url in targets:
         _check_target(url)
     overlap_seconds = _duration(overlap, "--overlap")

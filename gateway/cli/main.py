@@ -8,6 +8,7 @@ from gateway import __version__
 from gateway.cli import client
 from gateway.cli.check import check
 from gateway.cli.dev import dev
+from gateway.cli.policy.app import app as policy
 from gateway.cli.revoke import revoke
 from gateway.cli.serve import serve
 from gateway.cli.token import token
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command("dev", rich_help_panel="Run")(dev)
 app.command("serve", rich_help_panel="Run")(serve)
 app.command("check", rich_help_panel="Policies")(check)
+app.add_typer(policy, name="policy", rich_help_panel="Policies")
 app.command("revoke", rich_help_panel="Run")(revoke)
 app.command("token", rich_help_panel="Workloads")(token)
 app.add_typer(client.app, name="client", rich_help_panel="Clients")

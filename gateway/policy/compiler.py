@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
 from sys import intern
@@ -52,11 +52,21 @@ from gateway.policy.documents import (
     SourceDocument,
     TrustDocument,
 )
-from gateway.policy.generation import Counts, Generation, Guardrail, Resource, ServiceAccount, TrustRule, index_rules
-from gateway.policy.inline_tests import TestCase, failures
+from gateway.policy.generation import (
+    Counts,
+    Generation,
+    Guardrail,
+    Resource,
+    ServiceAccount,
+    TestCase,
+    TrustRule,
+    index_rules,
+)
+from gateway.policy.inline_tests import failures
 from gateway.policy.problems import (
     NO_SUCH_FIELD,
     Path,
+    Place,
     PolicyProblems,
     Problem,
     described,
@@ -96,8 +106,9 @@ def compile_documents(
     is_reserved_audience: Callable[[str], bool],
     key_sources: Mapping[str, KeySource] | None = None,
     unread: list[Problem] | None = None,
+    keep_tests: bool = False,
 ) -> Generation:
-    """The generation that the documents describe, its inline tests passed.
+    """The generation that the documents describe, its inline tests passed; or kept in it unplayed (``keep_tests``).
 
     ``key_sources`` replaces the keys of the issuers whose URLs it has. ``unread`` is where whoever yields the documents
     notes what could not be read. Raises ``PolicyProblems``, with lines no finer than where a document begins.
@@ -109,22 +120,11 @@ def compile_documents(
         is_reserved_audience=is_reserved_audience,
         key_sources=key_sources or {},
         unread=[] if unread is None else unread,
+        keep_tests=keep_tests,
     )
     for source in documents:
         compilation.take(source)
     return compilation.finish(number)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a document stands."""
-
-    file: str
-    line: int
-    number: int
-
-    def problem(self, path: Path, message: str, suggestion: str = "") -> Problem:
-        return Problem(self.file, self.line, path, message, suggestion, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class _DraftRule:
 class _DraftAccount:
     """A service account whose references are not resolved."""
 
-    place: _Place
+    place: Place
     name: str
     owner: str | None
     access: _AccessKey
@@ -185,6 +185,7 @@ class _Compilation:
         is_reserved_audience: Callable[[str], bool],
         key_sources: Mapping[str, KeySource],
         unread: list[Problem],
+        keep_tests: bool,
     ) -> None:
         self._presets = presets
         self._gateway_issuer = gateway_issuer
@@ -192,14 +193,15 @@ class _Compilation:
         self._is_reserved_audience = is_reserved_audience
         self._key_sources = key_sources
         self._unread = unread
+        self._keep_tests = keep_tests
         self._nameless = False
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
-        self._names: dict[str, dict[str, _Place]] = {kind: {} for kind in KINDS}
-        self._issuers: list[tuple[IssuerDocument, _Place, str]] = []
-        self._resource_documents: list[tuple[ResourceDocument, _Place]] = []
-        self._role_documents: list[tuple[RoleDocument, _Place]] = []
-        self._guardrail_documents: list[tuple[GuardrailDocument, _Place]] = []
+        self._names: dict[str, dict[str, Place]] = {kind: {} for kind in KINDS}
+        self._issuers: list[tuple[IssuerDocument, Place, str]] = []
+        self._resource_documents: list[tuple[ResourceDocument, Place]] = []
+        self._role_documents: list[tuple[RoleDocument, Place]] = []
+        self._guardrail_documents: list[tuple[GuardrailDocument, Place]] = []
         self._drafts: list[_DraftAccount] = []
         self._resources: dict[str, Resource] = {}
         self._answering: dict[str, str] = {}
@@ -214,7 +216,7 @@ class _Compilation:
 
     def take(self, source: SourceDocument) -> None:
         """Checks one document by itself and keeps it."""
-        place = _Place(source.file, source.line, source.number)
+        place = Place(source.file, source.line, source.number)
         document = self._validated(source, place)
         match document:
             case IssuerDocument():
@@ -230,7 +232,7 @@ class _Compilation:
             case None:
                 pass
 
-    def _validated(self, source: SourceDocument, place: _Place) -> Document | None:
+    def _validated(self, source: SourceDocument, place: Place) -> Document | None:
         value = source.value
         if not isinstance(value, dict):
             self._nameless = True
@@ -252,7 +254,7 @@ class _Compilation:
             self._problems += problems
             return _as_probably_meant(model, value, problems)
 
-    def _claim_name(self, kind: str, name: Any, place: _Place) -> None:
+    def _claim_name(self, kind: str, name: Any, place: Place) -> None:
         if not isinstance(name, str):
             return
         first = self._names[kind].setdefault(name, place)
@@ -260,7 +262,7 @@ class _Compilation:
             words = f"another {kind} is called {described(name)[1:-1]} ({first.file}:{first.line})"
             self._problems.append(place.problem(("name",), words))
 
-    def _draft(self, document: ServiceAccountDocument, place: _Place, folder: str) -> _DraftAccount:
+    def _draft(self, document: ServiceAccountDocument, place: Place, folder: str) -> _DraftAccount:
         names = [rule.name or f"rule-{position}" for position, rule in enumerate(document.trust, 1)]
         for position, name in enumerate(names):
             if name in names[:position]:
@@ -287,7 +289,7 @@ class _Compilation:
             tests=document.tests,
         )
 
-    def _registered(self, document: ServiceAccountDocument, place: _Place, folder: str) -> RegisteredClient | None:
+    def _registered(self, document: ServiceAccountDocument, place: Place, folder: str) -> RegisteredClient | None:
         """The account's own credentials, in the words of those that check them."""
         credentials = document.credentials
         if credentials is None:
@@ -305,7 +307,7 @@ class _Compilation:
             ),
         )
 
-    def _registered_keys(self, keys: ClientKeys, place: _Place, folder: str) -> RegisteredKeys:
+    def _registered_keys(self, keys: ClientKeys, place: Place, folder: str) -> RegisteredKeys:
         path: Path = ("credentials", "keys")
         if keys.jwks_uri is not None:
             self._check_https(keys.jwks_uri, place, (*path, "jwks_uri"))
@@ -326,7 +328,7 @@ class _Compilation:
             replay=keys.replay,
         )
 
-    def _registered_certificate(self, certificate: Certificate, place: _Place, path: Path) -> RegisteredCertificate:
+    def _registered_certificate(self, certificate: Certificate, place: Place, path: Path) -> RegisteredCertificate:
         field, value = next((name, value) for name, value in certificate if value is not None)
         if field == "subject_dn":
             try:
@@ -335,7 +337,7 @@ class _Compilation:
                 self._problems.append(place.problem((*path, field), str(error)))
         return RegisteredCertificate(cast("CertificateField", field), value)
 
-    def _constant_claims(self, claims: tuple[Mapped, ...], place: _Place) -> dict[str, Any]:
+    def _constant_claims(self, claims: tuple[Mapped, ...], place: Place) -> dict[str, Any]:
         """What the account's mappings give that look at no workload: ``client_credentials`` has none behind it."""
         found: dict[str, Any] = {}
         for mapped in claims:
@@ -349,7 +351,7 @@ class _Compilation:
         return found
 
     def _draft_rule(
-        self, rule: TrustDocument, name: str, place: _Place, path: Path, account_claims: tuple[Mapped, ...]
+        self, rule: TrustDocument, name: str, place: Place, path: Path, account_claims: tuple[Mapped, ...]
     ) -> _DraftRule:
         if not rule.match and not rule.like and rule.when is None:
             words = "would trust every token of the issuer: add match, like or when"
@@ -374,7 +376,7 @@ class _Compilation:
             paths=self._shared(tuple(dict.fromkeys(paths))),
         )
 
-    def _condition(self, source: str | None, place: _Place, path: Path) -> Condition | None:
+    def _condition(self, source: str | None, place: Place, path: Path) -> Condition | None:
         if source is None:
             return None
         if source not in self._conditions:
@@ -385,7 +387,7 @@ class _Compilation:
                 return None
         return self._conditions[source]
 
-    def _mapped(self, written: Mapping[str, str], place: _Place, above: Path) -> tuple[Mapped, ...]:
+    def _mapped(self, written: Mapping[str, str], place: Place, above: Path) -> tuple[Mapped, ...]:
         found = []
         for name, source in written.items():
             path = (*above, "token_claims", name)
@@ -404,7 +406,7 @@ class _Compilation:
             self._known[key] = parse_mapped(name, source)
         return cast("Mapped", self._known[key])
 
-    def _check_test(self, test: InlineTest, place: _Place, path: Path) -> None:
+    def _check_test(self, test: InlineTest, place: Place, path: Path) -> None:
         if test.scope is not None:
             try:
                 parse_scope(test.scope)
@@ -458,8 +460,12 @@ class _Compilation:
                 guardrails=len(self._guardrail_documents),
                 tests=len(tests),
             ),
+            issuer_places={document.name: place for document, place, _ in self._issuers},
+            role_places=dict(self._names["Role"]),
             warnings=tuple(self._warnings),
         )
+        if self._keep_tests:
+            return replace(generation, tests=tuple(tests))
         if failed := failures(generation, tests):
             raise PolicyProblems(failed)
         return generation
@@ -474,7 +480,7 @@ class _Compilation:
                 self._warn_of_unknown_claims(document.name, looked_at, place)
         return found
 
-    def _issuer(self, kept: tuple[IssuerDocument, _Place, str]) -> TrustedIssuer | None:
+    def _issuer(self, kept: tuple[IssuerDocument, Place, str]) -> TrustedIssuer | None:
         document, place, folder = kept
         preset = self._presets.get(document.preset)
         if preset is None:
@@ -516,7 +522,7 @@ class _Compilation:
             explain_denials=document.explain_denials,
         )
 
-    def _audiences(self, document: IssuerDocument, preset: Preset, url: str, place: _Place) -> frozenset[str]:
+    def _audiences(self, document: IssuerDocument, preset: Preset, url: str, place: Place) -> frozenset[str]:
         audiences = document.audiences or (self._gateway_issuer,)
         for position, audience in enumerate(audiences):
             reserved = self._is_reserved_audience(audience) or audience in preset.reserved_audiences or audience == url
@@ -526,7 +532,7 @@ class _Compilation:
                 self._problems.append(place.problem(path, words))
         return frozenset(audiences)
 
-    def _key_source(self, document: IssuerDocument, preset: Preset, url: str, place: _Place, folder: str) -> KeySource:
+    def _key_source(self, document: IssuerDocument, preset: Preset, url: str, place: Place, folder: str) -> KeySource:
         keys = document.keys
         for name in ("discovery_url", "jwks_uri"):
             if (target := getattr(keys, name)) is not None:
@@ -549,11 +555,11 @@ class _Compilation:
             max_age_seconds=keys.max_age,
         )
 
-    def _check_https(self, url: str, place: _Place, path: Path) -> None:
+    def _check_https(self, url: str, place: Place, path: Path) -> None:
         if urlsplit(url).scheme != "https" and not self._insecure_http:
             self._problems.append(place.problem(path, f"must be https: {url}"))
 
-    def _check_key_set(self, jwks: Mapping[str, Any], place: _Place, path: Path) -> None:
+    def _check_key_set(self, jwks: Mapping[str, Any], place: Place, path: Path) -> None:
         keys = jwks.get("keys")
         if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
             self._problems.append(place.problem((*path, "keys"), "a key set holds a list of keys (RFC 7517 section 5)"))
@@ -575,7 +581,7 @@ class _Compilation:
                 words = f"{other} has this url and the same keys: nothing tells the two apart"
                 self._problems.append(places[issuer.name].problem(("url",), words))
 
-    def _add_resource(self, document: ResourceDocument, place: _Place) -> None:
+    def _add_resource(self, document: ResourceDocument, place: Place) -> None:
         for answer in {document.identifier, document.name}:
             other = self._answering.setdefault(answer, document.name)
             if other != document.name:
@@ -594,9 +600,11 @@ class _Compilation:
             token_lifetime_seconds=document.token_lifetime,
             sender_constraint=document.sender_constraint,
             served_by=frozenset(document.served_by),
+            owner=document.owner,
+            place=place,
         )
 
-    def _warn_of_unknown_claims(self, issuer: str, looked_at: Iterable[tuple[Path, ClaimPath]], place: _Place) -> None:
+    def _warn_of_unknown_claims(self, issuer: str, looked_at: Iterable[tuple[Path, ClaimPath]], place: Place) -> None:
         """Warns of claims that the platform's tokens do not have: a rule on them never matches, and a guardrail on
         them that asks for their presence first never holds.
         """
@@ -618,7 +626,7 @@ class _Compilation:
                 looked_at = [(("deny_when",), path) for path in condition.paths]
                 self._warn_of_unknown_claims(document.issuer, looked_at, place)
             for issuer in self._names["Issuer"] if document.issuer is None else [document.issuer]:
-                found.setdefault(issuer, []).append(Guardrail(document.name, condition))
+                found.setdefault(issuer, []).append(Guardrail(document.name, condition, place))
         return {issuer: tuple(guardrails) for issuer, guardrails in found.items()}
 
     def _accounts(self) -> tuple[dict[str, ServiceAccount], list[TestCase]]:
@@ -657,17 +665,18 @@ class _Compilation:
             owner=draft.owner,
             access=access,
             rules=tuple(
-                self._rule(rule, draft, access, ordinal + position) for position, rule in enumerate(draft.rules)
+                self._rule(rule, draft, access, ordinal + position, position)
+                for position, rule in enumerate(draft.rules)
             ),
             token_lifetime_seconds=draft.token_lifetime_seconds,
             rate_limit=draft.rate_limit,
             credentials=draft.credentials,
             registered=draft.registered,
-            file=draft.place.file,
+            place=draft.place,
             constant_claims=draft.constant_claims,
         )
 
-    def _rule(self, rule: _DraftRule, draft: _DraftAccount, access: _Grants, ordinal: int) -> TrustRule:
+    def _rule(self, rule: _DraftRule, draft: _DraftAccount, access: _Grants, ordinal: int, position: int) -> TrustRule:
         lifetimes = [
             seconds for seconds in (rule.token_lifetime_seconds, draft.token_lifetime_seconds) if seconds is not None
         ]
@@ -675,6 +684,7 @@ class _Compilation:
             service_account=draft.name,
             name=rule.name,
             ordinal=ordinal,
+            position=position,
             issuer=rule.issuer,
             match=rule.match,
             like=rule.like,
@@ -714,7 +724,7 @@ class _Compilation:
             self._access[draft.access] = access
         return access
 
-    def _check_access(self, access: _Access, place: _Place) -> None:
+    def _check_access(self, access: _Access, place: Place) -> None:
         for position, (name, scopes) in enumerate(access):
             path: Path = ("access", position)
             self._check_reference("Resource", name, place, (*path, "resource"))
@@ -726,7 +736,7 @@ class _Compilation:
                         place.problem((*path, "scopes", inner), words, nearest(scope, resource.scopes))
                     )
 
-    def _check_reference(self, kind: str, name: str, place: _Place, path: Path) -> None:
+    def _check_reference(self, kind: str, name: str, place: Place, path: Path) -> None:
         known: Collection[str] = self._names[kind]
         # What could not be read may be what is referred to: repairing that comes first.
         if name not in known and not self._unread and not self._nameless:

@@ -4,7 +4,6 @@ The order of the checks: the issuer's condition, guardrails, service account, re
 Denied is the default. A denial is explained (``trace``, ``wanted``), a grant says what it looked at.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,13 +13,12 @@ from gateway.policy.cel import Condition, Mapped, Unknown
 from gateway.policy.conditions import Like, Match, claim_at
 from gateway.policy.generation import Generation, Resource, ServiceAccount, TrustRule
 from gateway.policy.problems import path_text
+from gateway.policy.wording import SHOWN_CHARACTERS, listed, seen_in_words, sentence, shown, type_in_words
 
 MAX_TRACED_RULES = 20
 MAX_RULES_EXPLAINED = 200
 """Of more rules that failed, the first so many are looked at again for the trace: a denial stays cheap."""
 MAX_CANDIDATES = 20
-
-_SHOWN_CHARACTERS = 120
 
 
 def decide(generation: Generation, workload: Workload, request: TokenRequest) -> Decision:
@@ -48,7 +46,7 @@ def decide_client(generation: Generation, client: Client, request: TokenRequest)
     """
     account = generation.service_accounts.get(client.client_id)
     if account is None:
-        wanted = f"no service account is called {_shown(client.client_id)}"
+        wanted = f"no service account is called {shown(client.client_id)}"
         return _denial(generation, "unknown_service_account", wanted=wanted)
     resource = _resource(generation, account, request)
     if not isinstance(resource, Resource):
@@ -57,7 +55,7 @@ def decide_client(generation: Generation, client: Client, request: TokenRequest)
     approved = account.access[resource.name]
     missing = [scope for scope in request.scopes or () if scope not in approved]
     if missing:
-        wanted = f"{account.name} has {_listed(approved)} at {resource.name}, not {_listed(missing)}"
+        wanted = f"{account.name} has {listed(approved)} at {resource.name}, not {listed(missing)}"
         return _denial(generation, "scope_not_granted", account, wanted=wanted)
     bounds = (resource.token_lifetime_seconds, account.token_lifetime_seconds, request.lifetime_seconds)
     return Decision(
@@ -88,7 +86,7 @@ def _identified(
     if client_id is not None:
         account = generation.service_accounts.get(client_id)
         if account is None:
-            wanted = f"no service account is called {_shown(client_id)}"
+            wanted = f"no service account is called {shown(client_id)}"
             return _denial(generation, "unknown_service_account", wanted=wanted)
         rules: Sequence[TrustRule] = [rule for rule in account.rules if rule.issuer == issuer]
         admitting = [rule for rule in rules if rule.admits(claims)]
@@ -99,7 +97,7 @@ def _identified(
         admitting.sort(key=_ordinal)
         names = tuple(dict.fromkeys(rule.service_account for rule in admitting))
         if len(names) > 1:
-            wanted = f"client_id: the workload may become {_listed(names)}"
+            wanted = f"client_id: the workload may become {listed(names)}"
             return _denial(generation, "ambiguous_service_account", wanted=wanted, candidates=names[:MAX_CANDIDATES])
         account = generation.service_accounts[names[0]] if names else None
     if account is None or not admitting:
@@ -111,12 +109,12 @@ def _refused_before_trust(generation: Generation, issuer: str, claims: Claims) -
     condition = generation.issuer_conditions.get(issuer)
     if condition is not None and not condition.holds(claims, issuer):
         check = _condition_check(f"issuer/{issuer}", condition, claims, issuer)
-        return _denial(generation, "issuer_condition_failed", wanted=_sentence(check), trace=(check,))
+        return _denial(generation, "issuer_condition_failed", wanted=sentence(check), trace=(check,))
     for guardrail in generation.guardrails.get(issuer, ()):
         # An error is a denial, too: a guardrail that cannot be worked out protects nobody.
         if not guardrail.deny_when.is_false(claims, issuer):
             check = _guardrail_check(f"guardrail/{guardrail.name}", guardrail.deny_when, claims, issuer)
-            return _denial(generation, "denied_by_guardrail", wanted=_sentence(check), trace=(check,))
+            return _denial(generation, "denied_by_guardrail", wanted=sentence(check), trace=(check,))
     return None
 
 
@@ -146,12 +144,12 @@ def _resource(generation: Generation, account: ServiceAccount, request: TokenReq
             return generation.resources[next(iter(account.access))]
         if not account.access:
             return "resource_not_granted", f"{account.name} has no access to any resource"
-        return "ambiguous_resource", f"{account.name} has the resources {_listed(tuple(account.access))}"
+        return "ambiguous_resource", f"{account.name} has the resources {listed(tuple(account.access))}"
     resource = generation.resource(request.resource)
     if resource is None:
-        return "unknown_resource", f"no resource has the identifier or name {_shown(request.resource)}"
+        return "unknown_resource", f"no resource has the identifier or name {shown(request.resource)}"
     if resource.name not in account.access:
-        has = f"it has {_listed(tuple(account.access))}" if account.access else "it has none"
+        has = f"it has {listed(tuple(account.access))}" if account.access else "it has none"
         return "resource_not_granted", f"{account.name} has no access to {resource.name}; {has}"
     return resource
 
@@ -228,7 +226,7 @@ def _no_trust(
 ) -> Decision:
     trace = _nearest_checks(rules, workload.claims)
     if trace:
-        wanted = _sentence(trace[0])
+        wanted = sentence(trace[0])
     elif account is not None:
         wanted = f"{account.name} has no trust rule for the issuer {workload.issuer.name}"
     else:
@@ -246,14 +244,14 @@ def _not_granted(
             generation, "scope_not_granted" if request.scopes else "resource_not_granted", account, wanted=wanted
         )
     missing = [scope for scope in request.scopes or () if scope not in granted]
-    wanted = f"{rule.label} grants {_listed(granted)} at {resource.name}, not {_listed(missing)}"
+    wanted = f"{rule.label} grants {listed(granted)} at {resource.name}, not {listed(missing)}"
     return _denial(generation, "scope_not_granted", account, wanted=wanted)
 
 
 def _unmappable(generation: Generation, rule: TrustRule, mapping: Mapped, value: Unknown) -> Decision:
     account = generation.service_accounts[rule.service_account]
     wanted = f"{rule.label} maps {mapping.source} to the claim {mapping.name}: {value.why}"
-    return _denial(generation, "unmappable_claim", account, wanted=wanted[: 4 * _SHOWN_CHARACTERS])
+    return _denial(generation, "unmappable_claim", account, wanted=wanted[: 4 * SHOWN_CHARACTERS])
 
 
 def _nothing_near(generation: Generation, workload: Workload) -> str:
@@ -261,7 +259,7 @@ def _nothing_near(generation: Generation, workload: Workload) -> str:
     if index is None:
         return f"no trust rule names the issuer {workload.issuer.name}"
     looked_up = ", ".join(
-        f"{path_text(path)}: {_seen(claim_at(workload.claims, path))}" for path, _ in index.buckets[:5]
+        f"{path_text(path)}: {seen_in_words(claim_at(workload.claims, path))}" for path, _ in index.buckets[:5]
     )
     return f"no trust rule for the issuer {workload.issuer.name} names these claims; seen: {looked_up}"
 
@@ -311,7 +309,7 @@ def _condition_check(label: str, condition: Condition, claims: Claims, issuer: s
         wanted=condition.source,
         seen=_values_at(condition.paths, claims),
         passed=False,
-        note=condition.why_unknown(claims, issuer)[:_SHOWN_CHARACTERS],
+        note=condition.why_unknown(claims, issuer)[:SHOWN_CHARACTERS],
     )
 
 
@@ -323,7 +321,7 @@ def _guardrail_check(label: str, condition: Condition, claims: Claims, issuer: s
         wanted=condition.source,
         seen=_values_at(condition.paths, claims),
         passed=False,
-        note=condition.why_unknown(claims, issuer)[:_SHOWN_CHARACTERS],
+        note=condition.why_unknown(claims, issuer)[:SHOWN_CHARACTERS],
     )
 
 
@@ -338,42 +336,9 @@ def _near_miss(wanted: Sequence[Any], seen: Any) -> str:
     for one in wanted:
         if type(one) is not type(seen):
             if str(one).lower() == str(seen).lower():
-                return f"the claim is {_type(seen)}, the rule wants {_type(one)}"
+                return f"the claim is {type_in_words(seen)}, the rule wants {type_in_words(one)}"
         elif isinstance(seen, str) and one.lower() == seen.lower():
             return "differs in upper and lower case only"
         elif isinstance(seen, str) and one.rstrip("/") == seen.rstrip("/"):
             return "differs in a slash at the end only"
     return ""
-
-
-def _sentence(check: Check) -> str:
-    """One failing check in words, for operators."""
-    note = f" ({check.note})" if check.note else ""
-    if check.kind in {"when", "guardrail"}:
-        verb = "wants" if check.kind == "when" else "refuses"
-        seen = ", ".join(f"{name}: {_seen(value)}" for name, value in check.seen.items())
-        return f"{check.rule} {verb} {_shown(check.wanted)}" + (f"; seen: {seen}" if seen else "") + note
-    options = check.wanted if isinstance(check.wanted, list) else [check.wanted]
-    how = "like" if check.kind == "like" else ""
-    choice = f"one of {_listed(options)}" if len(options) > 1 else _shown(options[0])
-    wanted = " ".join(part for part in (path_text(check.path), how, choice) if part)
-    return f"{check.rule} wants {wanted}; seen: {_seen(check.seen)}{note}"
-
-
-def _type(value: object) -> str:
-    return {bool: "a boolean", int: "a number", str: "text"}[type(value)]
-
-
-def _seen(value: Any) -> str:
-    return "absent" if value is None else _shown(value)
-
-
-def _shown(value: Any) -> str:
-    """A value on one line: texts as they are where that is unmistakable, anything else as JSON."""
-    text = value if isinstance(value, str) and value and value.isprintable() else json.dumps(value, default=str)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
-
-
-def _listed(values: Sequence[Any], limit: int = 10) -> str:
-    more = f" and {len(values) - limit} more" if len(values) > limit else ""
-    return ", ".join(map(_shown, values[:limit])) + more

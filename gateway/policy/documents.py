@@ -323,6 +323,7 @@ class ResourceDocument(_Model):
         description="What a token for it must be bound to: a key of the client that it proves at each request "
         "(`dpop`, RFC 9449), or its TLS certificate (`mtls`, RFC 8705). Default `none`.",
     )
+    owner: Title | None = Field(default=None, description="Whose API it is: whom to ask, and for guardrails.")
     served_by: Annotated[tuple[Name, ...], _LIST] = Field(
         default=(), description="The API's own service accounts: they may introspect its tokens and pass calls on."
     )

@@ -12,8 +12,8 @@ from typing import Any
 from gateway.model import ClaimPath, Claims, RegisteredClient, SenderConstraint, TrustedIssuer
 from gateway.policy.cel import Condition, Mapped
 from gateway.policy.conditions import Like, Match, ScalarKey, claim_at, scalar_key
-from gateway.policy.documents import Credentials, RateLimit
-from gateway.policy.problems import Problem
+from gateway.policy.documents import Credentials, InlineTest, RateLimit
+from gateway.policy.problems import Place, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Resource:
     token_lifetime_seconds: int
     sender_constraint: SenderConstraint
     served_by: frozenset[str]
+    owner: str | None
+    place: Place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +38,8 @@ class TrustRule:
     service_account: str
     name: str
     ordinal: int
+    position: int
+    """Its place among the rules of its service account, from 0."""
     issuer: str
     match: tuple[Match, ...]
     like: tuple[Like, ...]
@@ -80,7 +84,7 @@ class ServiceAccount:
     """As written."""
     registered: RegisteredClient | None
     """Its own credentials as client authentication reads them, where it has any in the policies."""
-    file: str
+    place: Place
     constant_claims: Mapping[str, Any] = field(default_factory=dict)
     """The mapped claims that look at no workload: those that a token of ``client_credentials`` carries."""
 
@@ -91,6 +95,7 @@ class Guardrail:
 
     name: str
     deny_when: Condition
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,18 @@ class RuleIndex:
             if key is not None:
                 found += bucket.get(key, ())
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class TestCase:
+    """A test, the service account that it is about, and where it stands."""
+
+    __test__ = False  # pytest collects what is called Test
+
+    service_account: str
+    test: InlineTest
+    place: Problem
+    """A problem without words, to be filled in if the test fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +157,10 @@ class Generation:
     index: Mapping[str, RuleIndex]
     """By the issuer's name."""
     counts: Counts
+    issuer_places: Mapping[str, Place]
+    role_places: Mapping[str, Place]
+    tests: tuple[TestCase, ...] = ()
+    """The tests of the files, where they were asked for: who serves has no need of them."""
     warnings: tuple[Problem, ...] = ()
     sha256: str = ""
     """Hex digest of the files that it was made from."""

@@ -1,26 +1,14 @@
 """The inline tests of the service accounts: played at every load, and a gate for it. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.model import Decision, GrantType, TokenRequest, TrustedIssuer, Workload
 from gateway.oauth.parameters import TOKEN_TYPE_JWT, parse_scope
 from gateway.policy.decision import decide
 from gateway.policy.documents import InlineTest, duration_text
-from gateway.policy.generation import Generation
+from gateway.policy.generation import Generation, TestCase
 from gateway.policy.problems import Problem
-
-
-@dataclass(frozen=True, slots=True)
-class TestCase:
-    """A test, the service account that it stands in, and where."""
-
-    __test__ = False  # pytest collects what is called Test
-
-    service_account: str
-    test: InlineTest
-    place: Problem
-    """A problem without words, to be filled in if the test fails."""
 
 
 def failures(generation: Generation, cases: Iterable[TestCase]) -> list[Problem]:

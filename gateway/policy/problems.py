@@ -50,6 +50,19 @@ class Problem:
         return _visible(f"{where}{path}{self.message}{hint}")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a document stands: its file, the line where it begins, and its position in the file, from 0."""
+
+    file: str
+    line: int
+    number: int
+
+    def problem(self, path: Path, message: str, suggestion: str = "") -> Problem:
+        """What is wrong at a path of the document. Its line is that of the document until it is looked for."""
+        return Problem(self.file, self.line, path, message, suggestion, self.number)
+
+
 class ConfigurationProblems(Exception):
     """Raised when a file cannot be used. Holds every problem found, in the order of files and lines."""
 

@@ -14,6 +14,8 @@ PAGES = tuple(
             "README.md",
             "CHANGELOG.md",
             "policies/README.md",
+            "policies/craft.md",
+            "policies/lint.md",
             "deploy/README.md",
             "deploy/from-secrets-to-workload-identity.md",
         )

@@ -29,6 +29,7 @@ def rule_of(ordinal: int, issuer: str, match: dict, like: dict) -> TrustRule:
         service_account=f"app-{ordinal}",
         name="rule-1",
         ordinal=ordinal,
+        position=0,
         issuer=issuer,
         match=tuple(parse_match(match)[0]),
         like=tuple(parse_like(like)[0]),

@@ -319,7 +319,7 @@ class Exchange:
     async def _spend(self, approved: _Approved) -> Taken:
         """Takes one request from the quotas, now that it is known who spends it and that the answer is yes."""
         name, (issuer, subject) = approved.entitlement.service_account, approved.spender
-        account = self._policies.generation.service_accounts.get(name)
+        account = self._policies.generation.service_account(name)
         limit = account.rate_limit if account is not None else None
         try:
             return await self._quotas.spend(

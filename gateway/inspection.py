@@ -284,7 +284,7 @@ class Inspection:
     def _good_token(self, text: str) -> OwnToken:
         """A token of ours that is still good. Raises ``Refusal``."""
         own = self._recent.verify(text)  # 2
-        if own.service_account not in self._policies.generation.service_accounts:  # 3
+        if self._policies.generation.service_account(own.service_account) is None:  # 3
             raise Refusal("unknown_service_account", "The token's service account is no more.")
         self._revocations.check(own)
         return own

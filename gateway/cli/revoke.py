@@ -145,10 +145,12 @@ class _Names:
         return OfIssuer(name, iss) if subject is None else OfWorkload(name, iss, subject)
 
     def _check_account(self, name: str) -> None:
-        self._check(name, self._policies.service_accounts if self._policies is not None else (), "service account")
+        policies = self._policies
+        if policies is None or policies.service_account(name) is None:
+            self._check(name, policies.service_accounts if policies is not None else (), "service account")
 
     def _rules_of(self, account: str) -> "Collection[str]":
-        found = self._policies.service_accounts.get(account) if self._policies is not None else None
+        found = self._policies.service_account(account) if self._policies is not None else None
         return [rule.name for rule in found.rules] if found is not None else []
 
     def _secrets_of(self, account: str) -> "Collection[str]":

@@ -148,6 +148,10 @@ _TABLE = (
            "Look up the request_id in the audit log: it names the rule that came nearest and the check that failed."),
     Reason("ambiguous_service_account", "policy", TOKEN_FAULT, "The workload may become several service accounts.",
            "Say which one with client_id."),
+    Reason("unnameable_service_account", "policy", TOKEN_FAULT,
+           "The workload's claims make no name for a service account.",
+           "Look at for_each of the ServiceAccount: a value that holds its separator, or more than lower-case letters, "
+           "digits, dots, dashes and underscores, goes into no name."),
     Reason("unmappable_claim", "policy", TOKEN_FAULT, "A claim that the policy copies into the token cannot be.",
            "Look at token_claims of the service account."),
     Reason("unknown_resource", "target", "invalid_target", "No such resource.",

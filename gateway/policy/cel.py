@@ -159,6 +159,15 @@ def parse_mapped(name: str, source: str) -> Mapped:
     return Mapped(name, source, claims_read(source), _roots_read(source), program)
 
 
+def parse_claim_path(source: str) -> ClaimPath:
+    """The claim that an expression is, and nothing more: ``claims["kubernetes.io"].namespace``. Raises ``CelError``."""
+    mention = _MENTION.match(source)
+    path, end = _path_at(source, mention.end()) if mention is not None else ((), 0)
+    if not path or source[end:].strip():
+        raise CelError('is not a claim alone, such as claims.sub or claims["kubernetes.io"].namespace')
+    return path
+
+
 def claims_read(source: str) -> tuple[ClaimPath, ...]:
     """The claim paths that an expression mentions: ``claims.a.b`` and ``claims["x"].y``, each once."""
     return tuple(dict.fromkeys(path for path in _mentions(source) if path))
@@ -175,14 +184,16 @@ def _roots_read(source: str) -> tuple[str, ...] | None:
 
 
 def _mentions(source: str) -> list[ClaimPath]:
-    found = []
-    for mention in _MENTION.finditer(source):
-        path, position = [], mention.end()
-        while step := _STEP.match(source, position):
-            path.append(next(part for part in step.groups() if part is not None))
-            position = step.end()
-        found.append(tuple(path))
-    return found
+    return [_path_at(source, mention.end())[0] for mention in _MENTION.finditer(source)]
+
+
+def _path_at(source: str, position: int) -> tuple[ClaimPath, int]:
+    """The steps that follow a mention of the claims, and where they end."""
+    path = []
+    while step := _STEP.match(source, position):
+        path.append(next(part for part in step.groups() if part is not None))
+        position = step.end()
+    return tuple(path), position
 
 
 def _compiled(source: str) -> cel.Expression:

@@ -33,7 +33,7 @@ from gateway.oauth.distinguished_name import check_subject_dn
 from gateway.oauth.errors import Refusal
 from gateway.oauth.parameters import parse_scope
 from gateway.oauth.reasons import REASONS
-from gateway.policy.cel import CelError, Condition, Mapped, Unknown, parse_condition, parse_mapped
+from gateway.policy.cel import CelError, Condition, Mapped, Unknown, parse_claim_path, parse_condition, parse_mapped
 from gateway.policy.conditions import Like, Match, parse_like, parse_match
 from gateway.policy.documents import (
     KINDS,
@@ -73,6 +73,7 @@ from gateway.policy.problems import (
     nearest,
     problems_of,
 )
+from gateway.policy.templates import MAX_TEMPLATES, NameTemplate, TemplateError, parse_name_template
 
 RESERVED_CLAIMS = frozenset({
     "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "scp", "act", "may_act", "cnf", "typ", "azp",
@@ -155,6 +156,7 @@ class _DraftAccount:
     rate_limit: RateLimit | None
     credentials: Credentials | None
     registered: RegisteredClient | None
+    template: NameTemplate | None
     constant_claims: Mapping[str, Any]
     tests: tuple[InlineTest, ...]
 
@@ -270,6 +272,7 @@ class _Compilation:
                     place.problem(("trust", position, "name"), f"another rule of this account is called {name}")
                 )
         claims = self._mapped(document.token_claims, place, ())
+        template = self._template(document, place)
         for position, test in enumerate(document.tests):
             self._check_test(test, place, ("tests", position))
         return _DraftAccount(
@@ -278,16 +281,39 @@ class _Compilation:
             owner=document.owner,
             access=self._shared((document.roles, _access_of(document.access))),
             rules=tuple(
-                self._draft_rule(rule, names[position], place, ("trust", position), claims)
+                self._draft_rule(rule, names[position], place, ("trust", position), claims, template)
                 for position, rule in enumerate(document.trust)
             ),
             token_lifetime_seconds=document.token_lifetime,
             rate_limit=self._shared(document.rate_limit),
             credentials=document.credentials,
             registered=self._registered(document, place, folder),
+            template=template,
             constant_claims=self._constant_claims(claims, place),
             tests=document.tests,
         )
+
+    def _template(self, document: ServiceAccountDocument, place: Place) -> NameTemplate | None:
+        if document.for_each is None:
+            if "{" in document.name or "}" in document.name:
+                self._problems.append(place.problem(("name",), "has a placeholder that no for_each fills"))
+            return None
+        if document.credentials is not None:
+            words = "go with one service account: each of for_each is a workload that its platform vouches for"
+            self._problems.append(place.problem(("credentials",), words))
+        claims = {}
+        for placeholder, source in document.for_each.items():
+            try:
+                claims[placeholder] = parse_claim_path(source)
+            except CelError as error:
+                self._problems.append(place.problem(("for_each", placeholder), str(error), error.suggestion))
+        if len(claims) < len(document.for_each):
+            return None
+        try:
+            return parse_name_template(document.name, claims)
+        except TemplateError as error:
+            self._problems.append(place.problem(("name",), str(error)))
+            return None
 
     def _registered(self, document: ServiceAccountDocument, place: Place, folder: str) -> RegisteredClient | None:
         """The account's own credentials, in the words of those that check them."""
@@ -351,7 +377,13 @@ class _Compilation:
         return found
 
     def _draft_rule(
-        self, rule: TrustDocument, name: str, place: Place, path: Path, account_claims: tuple[Mapped, ...]
+        self,
+        rule: TrustDocument,
+        name: str,
+        place: Place,
+        path: Path,
+        account_claims: tuple[Mapped, ...],
+        template: NameTemplate | None,
     ) -> _DraftRule:
         if not rule.match and not rule.like and rule.when is None:
             words = "would trust every token of the issuer: add match, like or when"
@@ -364,6 +396,7 @@ class _Compilation:
         claims = self._mapped(rule.token_claims, place, path)
         own = {mapped.name for mapped in claims}
         paths = [one.path for one in match] + [one.path for one in like] + list(when.paths if when else ())
+        paths += [claim for _, claim in template.placeholders] if template is not None else []
         return _DraftRule(
             name=intern(name),
             issuer=intern(rule.issuer),
@@ -634,8 +667,13 @@ class _Compilation:
         tests: list[TestCase] = []
         ordinal = 0
         self._drafts.reverse()
+        templates = self._templates()
         while self._drafts:
             draft = self._drafts.pop()
+            for template in templates:
+                if draft.template is None and template.fits(draft.name):
+                    words = f"could be what {template.text} makes for some workload: take another name"
+                    self._problems.append(draft.place.problem(("name",), words))
             accounts[draft.name] = self._account(draft, ordinal)
             ordinal += len(draft.rules)
             for position, test in enumerate(draft.tests):
@@ -643,6 +681,23 @@ class _Compilation:
                 where = draft.place.problem(("tests", position), "")
                 tests.append(TestCase(draft.name, test, where))
         return accounts, tests
+
+    def _templates(self) -> list[NameTemplate]:
+        """The templates, none of which can make a name that another makes."""
+        found: list[NameTemplate] = []
+        for draft in self._drafts:
+            if draft.template is None:
+                continue
+            for other in found:
+                if draft.template.may_meet(other):
+                    words = f"could make a name that {other.text} makes: neither may begin as the other does"
+                    self._problems.append(draft.place.problem(("name",), words))
+            found.append(draft.template)
+            if len(found) == MAX_TEMPLATES + 1:
+                self._problems.append(
+                    draft.place.problem(("for_each",), f"is one of more than {MAX_TEMPLATES} templates")
+                )
+        return found[:MAX_TEMPLATES]
 
     def _account(self, draft: _DraftAccount, ordinal: int) -> ServiceAccount:
         access = self._access_of_account(draft)
@@ -654,6 +709,7 @@ class _Compilation:
             path = ("trust", position)
             self._check_reference("Issuer", rule.issuer, draft.place, (*path, "issuer"))
             self._warn_of_unknown_claims(rule.issuer, _looked_at(rule, path), draft.place)
+            self._warn_of_unknown_claims(rule.issuer, _filled_in(draft), draft.place)
             for inner, scope in enumerate(rule.scopes or ()):
                 if scope not in granted and is_complete:
                     words = f"{scope} is not in the access of this service account"
@@ -673,6 +729,7 @@ class _Compilation:
             credentials=draft.credentials,
             registered=draft.registered,
             place=draft.place,
+            template=draft.template,
             constant_claims=draft.constant_claims,
         )
 
@@ -780,6 +837,12 @@ def _looked_at(rule: _DraftRule, path: Path) -> Iterator[tuple[Path, ClaimPath]]
         yield (*path, "like", like.path[0]), like.path
     for claim in rule.when.paths if rule.when is not None else ():
         yield (*path, "when"), claim
+
+
+def _filled_in(draft: _DraftAccount) -> Iterator[tuple[Path, ClaimPath]]:
+    """The claims of a template's name, each with its place in the document."""
+    for placeholder, claim in draft.template.placeholders if draft.template is not None else ():
+        yield ("for_each", placeholder), claim
 
 
 def _as_probably_meant(model: type[Document], value: Mapping[str, Any], problems: list[Problem]) -> Document | None:

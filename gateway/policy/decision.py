@@ -13,6 +13,7 @@ from gateway.policy.cel import Condition, Mapped, Unknown
 from gateway.policy.conditions import Like, Match, claim_at
 from gateway.policy.generation import Generation, Resource, ServiceAccount, TrustRule
 from gateway.policy.problems import path_text
+from gateway.policy.templates import Unnameable
 from gateway.policy.wording import SHOWN_CHARACTERS, listed, seen_in_words, sentence, shown, type_in_words
 
 MAX_TRACED_RULES = 20
@@ -45,7 +46,7 @@ def decide_client(generation: Generation, client: Client, request: TokenRequest)
     advance (RFC 6749 §4.4). Trust rules and guardrails are about workloads and say nothing here. Pure, as ``decide``.
     """
     account = generation.service_accounts.get(client.client_id)
-    if account is None:
+    if account is None or account.template is not None:
         wanted = f"no service account is called {shown(client.client_id)}"
         return _denial(generation, "unknown_service_account", wanted=wanted)
     resource = _resource(generation, account, request)
@@ -84,25 +85,57 @@ def _identified(
     if refused is not None:
         return refused
     if client_id is not None:
-        account = generation.service_accounts.get(client_id)
+        account = generation.service_account(client_id)
         if account is None:
             wanted = f"no service account is called {shown(client_id)}"
             return _denial(generation, "unknown_service_account", wanted=wanted)
         rules: Sequence[TrustRule] = [rule for rule in account.rules if rule.issuer == issuer]
         admitting = [rule for rule in rules if rule.admits(claims)]
+        if admitting and account.template is not None and (other := _named_otherwise(account, claims)):
+            return _denial(generation, other[0], account, wanted=other[1])
     else:
         index = generation.index.get(issuer)
         rules = index.candidates(claims) if index is not None else ()
         admitting = [rule for rule in rules if rule.admits(claims)]
         admitting.sort(key=_ordinal)
-        names = tuple(dict.fromkeys(rule.service_account for rule in admitting))
+        unnamed = _names(generation, admitting, claims)
+        if isinstance(unnamed, Unnameable):
+            return _denial(generation, "unnameable_service_account", wanted=unnamed.why)
+        names = unnamed
         if len(names) > 1:
             wanted = f"client_id: the workload may become {listed(names)}"
             return _denial(generation, "ambiguous_service_account", wanted=wanted, candidates=names[:MAX_CANDIDATES])
-        account = generation.service_accounts[names[0]] if names else None
+        account = generation.service_account(names[0]) if names else None
     if account is None or not admitting:
         return _no_trust(generation, workload, account, rules)
     return account, admitting
+
+
+def _names(generation: Generation, admitting: Sequence[TrustRule], claims: Claims) -> tuple[str, ...] | Unnameable:
+    """The service accounts that these rules lead to, each once; or why a template makes no name, where none has one."""
+    if not generation.templates:
+        return tuple(dict.fromkeys([rule.service_account for rule in admitting]))
+    names: dict[str, None] = {}
+    unnameable = None
+    for rule in admitting:
+        template = generation.service_accounts[rule.service_account].template
+        name = template.name_for(claims) if template is not None else rule.service_account
+        if isinstance(name, Unnameable):
+            unnameable = unnameable or name
+        else:
+            names[name] = None
+    return unnameable if unnameable is not None and not names else tuple(names)
+
+
+def _named_otherwise(account: ServiceAccount, claims: Claims) -> tuple[str, str] | None:
+    """Why a workload that a template's rules admit is not this account of it, as reason and in words; None if it is."""
+    assert account.template is not None
+    name = account.template.name_for(claims)
+    if isinstance(name, Unnameable):
+        return "unnameable_service_account", name.why
+    if name != account.name:
+        return "no_matching_trust", f"{account.template.text} is {name} for this workload, not {account.name}"
+    return None
 
 
 def _refused_before_trust(generation: Generation, issuer: str, claims: Claims) -> Decision | None:
@@ -133,7 +166,7 @@ def _entitled(
     for rule in admitting:
         granted = rule.grants.get(resource.name)
         if granted is not None and (request.scopes is None or all(scope in granted for scope in request.scopes)):
-            return _grant(generation, resource, rule, granted, workload=workload, request=request)
+            return _grant(generation, account, resource, rule, granted, workload=workload, request=request)
     return _not_granted(generation, account, admitting[0], resource, request)
 
 
@@ -156,6 +189,7 @@ def _resource(generation: Generation, account: ServiceAccount, request: TokenReq
 
 def _grant(
     generation: Generation,
+    account: ServiceAccount,
     resource: Resource,
     rule: TrustRule,
     granted: tuple[str, ...],
@@ -168,7 +202,7 @@ def _grant(
     for mapping in rule.token_claims:
         value = mapping.value(claims, rule.issuer)
         if isinstance(value, Unknown):
-            return _unmappable(generation, rule, mapping, value)
+            return _unmappable(generation, account, rule, mapping, value)
         mapped[mapping.name] = value
     asked = request.scopes
     lifetime = resource.token_lifetime_seconds
@@ -179,7 +213,7 @@ def _grant(
     return Decision(
         reason=GRANTED,
         entitlement=Entitlement(
-            service_account=rule.service_account,
+            service_account=account.name,
             rule=rule.name,
             resource=resource.name,
             audience=resource.identifier,
@@ -189,7 +223,7 @@ def _grant(
             sender_constraint=resource.sender_constraint,
         ),
         generation=generation.number,
-        service_account=rule.service_account,
+        service_account=account.name,
         looked_at=tuple([(path, claim_at(claims, path)) for path in rule.paths]),
     )
 
@@ -248,8 +282,9 @@ def _not_granted(
     return _denial(generation, "scope_not_granted", account, wanted=wanted)
 
 
-def _unmappable(generation: Generation, rule: TrustRule, mapping: Mapped, value: Unknown) -> Decision:
-    account = generation.service_accounts[rule.service_account]
+def _unmappable(
+    generation: Generation, account: ServiceAccount, rule: TrustRule, mapping: Mapped, value: Unknown
+) -> Decision:
     wanted = f"{rule.label} maps {mapping.source} to the claim {mapping.name}: {value.why}"
     return _denial(generation, "unmappable_claim", account, wanted=wanted[: 4 * SHOWN_CHARACTERS])
 

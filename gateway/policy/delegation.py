@@ -21,7 +21,7 @@ def decide_narrowing(generation: Generation, subject: PassedOn, request: TokenRe
 
     The policy in force counts, not the one under which the token was minted: what it no longer grants is not given.
     """
-    account = generation.service_accounts.get(subject.service_account)
+    account = generation.service_account(subject.service_account)
     resource = generation.resources_by_identifier.get(subject.audience)
     if account is None or request.client_id not in {None, subject.service_account}:
         return _denied("unknown_service_account", generation, subject)
@@ -39,7 +39,7 @@ def decide_delegation(generation: Generation, subject: PassedOn, actor: Workload
     It may when it is (by its trust rules) a service account that serves the token's resource, and gets at the next
     resource no more than both of them may have there: of the first, as much as the rule gives that it got the token by.
     """
-    account = generation.service_accounts.get(subject.service_account)
+    account = generation.service_account(subject.service_account)
     called = generation.resources_by_identifier.get(subject.audience)
     if account is None or called is None:
         return _denied("unknown_service_account", generation, subject)

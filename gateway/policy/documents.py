@@ -137,6 +137,19 @@ Name = Annotated[
         "and starts and ends with a letter or digit"
     ),
 ]
+TemplateName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9]([a-z0-9._{}-]*[a-z0-9}])?$", max_length=128),
+    _Wording(
+        "a name has at most 128 lower-case letters, digits, dots, dashes and underscores, "
+        "and starts and ends with a letter or digit"
+    ),
+]
+PlaceholderName = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]{0,31}$"),
+    _Wording("a placeholder has at most 32 lower-case letters, digits and underscores"),
+]
 Scope = Annotated[
     str,
     Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=128),
@@ -519,7 +532,15 @@ class ServiceAccountDocument(_Model):
     """An identity of the organisation that workloads may act as: the OAuth client."""
 
     kind: Literal["ServiceAccount"] = Field(description="`ServiceAccount`")
-    name: Name = Field(description="The `client_id`, and the `sub` of its tokens.")
+    name: TemplateName = Field(
+        description="The `client_id`, and the `sub` of its tokens. With `for_each`, a template: `k8s.{namespace}`."
+    )
+    for_each: dict[PlaceholderName, Expression] | None = Field(
+        default=None,
+        min_length=1,
+        description="Makes every workload a service account of its own: for each placeholder of `name`, the claim that "
+        'fills it, such as `claims["kubernetes.io"].namespace`.',
+    )
     owner: Title | None = Field(default=None, description="Whom to ask about it.")
     description: Title | None = Field(default=None, description="What it is for.")
     roles: Annotated[tuple[Name, ...], _LIST] = Field(default=(), description="Names of `Role` documents.")

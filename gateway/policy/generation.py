@@ -6,7 +6,8 @@ Pure.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from gateway.model import ClaimPath, Claims, RegisteredClient, SenderConstraint, TrustedIssuer
@@ -14,6 +15,7 @@ from gateway.policy.cel import Condition, Mapped
 from gateway.policy.conditions import Like, Match, ScalarKey, claim_at, scalar_key
 from gateway.policy.documents import Credentials, InlineTest, RateLimit
 from gateway.policy.problems import Place, Problem
+from gateway.policy.templates import NameTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class ServiceAccount:
     registered: RegisteredClient | None
     """Its own credentials as client authentication reads them, where it has any in the policies."""
     place: Place
+    template: NameTemplate | None = None
+    """Where each workload has an account of its own by it: then ``name`` is that of the template."""
     constant_claims: Mapping[str, Any] = field(default_factory=dict)
     """The mapped claims that look at no workload: those that a token of ``client_credentials`` carries."""
 
@@ -140,7 +144,7 @@ class Counts:
     tests: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """The policy as it stands from one load to the next."""
 
@@ -170,10 +174,25 @@ class Generation:
         own = self.issuers_by_name.get(issuer.name)
         return own is issuer or own == issuer
 
+    @cached_property
+    def templates(self) -> tuple[tuple[ServiceAccount, NameTemplate], ...]:
+        """The service accounts that are templates."""
+        return tuple((one, one.template) for one in self.service_accounts.values() if one.template is not None)
+
+    def service_account(self, name: str) -> ServiceAccount | None:
+        """The service account of a name: one that is written so, or one that a template makes for some workload."""
+        account = self.service_accounts.get(name)
+        if account is not None:
+            return account if account.template is None else None
+        for made, template in self.templates:
+            if template.fits(name):
+                return replace(made, name=name)
+        return None
+
     def registered_client(self, client_id: str) -> RegisteredClient | None:
         """A service account as a client. One without credentials here may have some in the shared state."""
         account = self.service_accounts.get(client_id)
-        if account is None:
+        if account is None or account.template is not None:
             return None
         return account.registered or RegisteredClient(client_id)
 

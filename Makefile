@@ -24,6 +24,7 @@ lint: .venv/.dev ## Check style, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/gateway check --policies policies
+	@$(BIN)/gateway policy lint --policies policies --fail-on warning
 
 bench: .venv/.dev ## Measure against the floor handler; prints the table of the README
 	@$(BIN)/python tests/install_servers.py --bench

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from cachetools import TTLCache
 
@@ -30,6 +30,7 @@ from gateway.callers import (
     is_fault_of_caller,
     too_many_requests,
 )
+from gateway.explanations import Explanations, Proven
 from gateway.identity.possession import Possession, confirmation, verify_possession
 from gateway.identity.replay import Replay
 from gateway.identity.trust import TrustStore
@@ -54,6 +55,8 @@ from gateway.oauth.parameters import TOKEN_TYPE_ACCESS_TOKEN
 from gateway.oauth.reasons import GRANTED, REASONS
 from gateway.policy.decision import decide, decide_client
 from gateway.policy.delegation import decide_delegation, decide_narrowing
+from gateway.policy.generation import Generation
+from gateway.shadow import Asker, DecideIn, Shadow
 from gateway.state.base import StateUnavailableError
 from gateway.state.quotas import QuotaExceeded, Quotas, Taken
 from gateway.tokens.access_token import mint
@@ -65,6 +68,9 @@ log = logging.getLogger("gateway.exchange")
 
 OWN_ISSUER = "self"
 """What metrics, records and quotas call the gateway as an issuer: of its own tokens, and of classic clients."""
+
+AuditedClaims = Literal["all", "looked_at"]
+"""Which claims of a workload token the audit record holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +134,12 @@ class Exchange:
         signing_keys: SigningKeys,
         revocations: Revocations,
         audit: AuditLog,
+        explanations: Explanations,
         meter: ExchangeMeter,
         clock: Clock,
         new_token_id: Callable[[], str],
+        audit_claims: AuditedClaims = "all",
+        shadow: Shadow | None = None,
     ) -> None:
         self._issuer = issuer
         self._token_endpoint = token_endpoint(issuer)
@@ -145,9 +154,12 @@ class Exchange:
         self._signing_keys = signing_keys
         self._revocations = revocations
         self._audit = audit
+        self._explanations = explanations
         self._meter = meter
         self._clock = clock
         self._new_token_id = new_token_id
+        self._audit_claims = audit_claims
+        self._shadow = shadow
 
     async def exchange(self, request: TokenRequest, caller: Caller) -> Issued:
         """Answers a token exchange (RFC 8693), an assertion (RFC 7523 §2.1) or client credentials (RFC 6749 §4.4).
@@ -211,8 +223,10 @@ class Exchange:
             took = perf_counter() - started
             return self._approve_workload(proven, request.presented.assertion, request, story, took)
         story.client = proven
-        story.decision = decide_client(self._policies.generation, proven, request)
-        entitlement = _entitled(story.decision, request, "reason")
+        decision = self._decided(
+            story, self._policies.generation, lambda generation: decide_client(generation, proven, request)
+        )
+        entitlement = _entitled(decision, request, "reason")
         entitled_by = f"{proven.method}/{proven.credential}"
         return _Approved(entitlement, spender=(OWN_ISSUER, proven.client_id), act=None, entitled_by=entitled_by)
 
@@ -222,8 +236,10 @@ class Exchange:
         """The way of every workload token that was verified, however it was sent."""
         story.workload = workload
         started = perf_counter()
-        story.decision = decide(self._callers.generation_for(workload), workload, request)
-        entitlement = _entitled(story.decision, request, workload.issuer.explain_denials)
+        decision = self._decided(
+            story, self._callers.generation_for(workload), lambda generation: decide(generation, workload, request)
+        )
+        entitlement = _entitled(decision, request, workload.issuer.explain_denials)
         return _Approved(
             entitlement,
             spender=(workload.issuer.name, workload.subject),
@@ -243,9 +259,11 @@ class Exchange:
         return await self._approve_delegation(own, request.actor_token, request, story)
 
     def _approve_narrowing(self, own: OwnToken, request: TokenRequest, story: _Story) -> _Approved:
-        story.decision = decide_narrowing(self._policies.generation, own.passed_on, request)
+        decision = self._decided(
+            story, self._policies.generation, lambda generation: decide_narrowing(generation, own.passed_on, request)
+        )
         return _Approved(
-            _entitled(story.decision, request, "reason"),
+            _entitled(decision, request, "reason"),
             spender=(OWN_ISSUER, _handed_over(own)),
             handed_over=_handed_over(own),
             act=own.act,
@@ -259,13 +277,17 @@ class Exchange:
     ) -> _Approved:
         actor = await self._trust.authenticate(actor_token)
         story.workload = actor
-        story.decision = decide_delegation(self._callers.generation_for(actor), own.passed_on, actor, request)
+        decision = self._decided(
+            story,
+            self._callers.generation_for(actor),
+            lambda generation: decide_delegation(generation, own.passed_on, actor, request),
+        )
         act: dict[str, Any] = {"iss": actor.issuer.url, "sub": actor.subject}
         if own.act is not None:
             act["act"] = own.act
         bound = actor.issuer.bound_to_subject_token
         return _Approved(
-            _entitled(story.decision, request, "reason"),
+            _entitled(decision, request, "reason"),
             spender=(actor.issuer.name, actor.subject),
             handed_over=_handed_over(own),
             act=act,
@@ -274,6 +296,13 @@ class Exchange:
             confirmation_of_subject=own.confirmation,
             presented=(actor, actor_token),
         )
+
+    def _decided(self, story: _Story, generation: Generation, decide_in: DecideIn) -> Decision:
+        """What the policies in force say. Those in the shadow are asked once this request has gone its way."""
+        story.decision = decision = decide_in(generation)
+        if self._shadow is not None:
+            self._shadow.follow(decision, decide_in, story.workload, _asker(story))
+        return decision
 
     # ------------------------------------------------------------ 3, 4: once, and here is the token
 
@@ -307,7 +336,7 @@ class Exchange:
         return mint(
             approved.entitlement,
             approved.act,
-            self._signing_keys.current(),
+            self._signing_keys.current(approved.entitlement.signing_algorithm),
             issuer=self._issuer,
             now=self._clock(),
             token_id=self._new_token_id(),
@@ -341,6 +370,7 @@ class Exchange:
         record = self._record(story, token)
         issuer = story.workload.issuer.name if story.workload is not None else OWN_ISSUER
         await self._write(record, record.grant, issuer)  # 5
+        self._remember(story, None)
         self._meter.observe_record(perf_counter() - started)
         return Issued(token, story.caller.request_id)
 
@@ -359,6 +389,18 @@ class Exchange:
             self._meter.count(grant, issuer, "denied", refusal.reason.code)
             return
         await self._write(record, grant, issuer)
+        self._remember(story, refusal)
+
+    def _remember(self, story: _Story, refusal: Refusal | None) -> None:
+        """Keeps what the outcome can be explained from. The policies look at no workload behind a token of our own."""
+        request, workload, client = story.request, story.workload, story.client
+        if request is None or story.own_token is not None:
+            return
+        issuer = workload.issuer if workload is not None else refusal.issuer if refusal is not None else None
+        claims = workload.claims if workload is not None else refusal.claims if refusal is not None else None
+        proven = Proven(issuer.name if issuer is not None and claims is not None else None, claims, client)
+        reason, detail = (GRANTED, "") if refusal is None else (refusal.reason.code, refusal.internal)
+        self._explanations.keep(story.caller.request_id, request, proven, story.decision, reason, detail)
 
     def _was_told(self, record: AuditRecord) -> bool:
         """Whether the log says already that this caller has had too much: a flood must not fill it."""
@@ -387,8 +429,11 @@ class Exchange:
             issuer, claims = refusal.issuer, refusal.claims
         generation = decision.generation if decision is not None else self._policies.generation.number
         service_account = given.service_account if given else decision.service_account if decision else None
+        approved = decision.entitlement if decision is not None else None
         subject = own or workload
         actor = workload if own is not None else None
+        # All claims only of a token that passed every check of identity: of any other, none is a fact.
+        complete = self._audit_claims == "all" and workload is not None
         return AuditRecord(
             time=self._clock(),
             request_id=story.caller.request_id,
@@ -404,11 +449,16 @@ class Exchange:
             iss=_text(claims, "iss") if claims else self._issuer if own else None,
             subject=_text(claims, "sub") if claims else own.service_account if own else None,
             verified=claims is not None or own is not None,
-            rule=given.rule if given else None,
-            claims=decision.looked_at if decision else (),
+            rule=approved.rule if approved else None,
+            claims=workload.claims if complete and workload else decision.looked_at if decision else (),
+            claims_complete=complete,
+            client_id_asked=request.client_id if request else None,
+            resource_asked=request.resource if request else None,
+            lifetime_asked_seconds=request.lifetime_seconds if request else None,
             resource=given.audience if given else request.resource if request else None,
             scopes_asked=request.scopes if request else None,
             scopes_given=given.scopes if given else None,
+            lifetime_given_seconds=given.lifetime_seconds if given else None,
             subject_token_sha256=subject.token_sha256 if subject else _sha256(request),
             client_assertion_id=story.client.assertion_id if story.client else None,
             subject_token_id=subject.token_id if subject else None,
@@ -434,6 +484,15 @@ def _entitled(decision: Decision, request: TokenRequest, explain: str) -> Entitl
     if explain == "full" and decision.wanted:
         public += f" {decision.wanted}"
     raise Refusal(decision.reason, public, internal=decision.wanted)
+
+
+def _asker(story: _Story) -> Asker:
+    """Whose request a decision is about."""
+    workload, own, client = story.workload, story.own_token, story.client
+    if workload is not None:
+        return Asker(story.caller.request_id, workload.issuer.name, workload.subject)
+    subject = own.service_account if own is not None else client.client_id if client is not None else ""
+    return Asker(story.caller.request_id, OWN_ISSUER, subject)
 
 
 def _handed_over(own: OwnToken) -> str:

@@ -5,7 +5,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.audit.base import Sink
-from gateway.audit.file import FileSink
+from gateway.audit.file import open_file_sink
+from gateway.audit.keys import AuditKey
+from gateway.audit.parts import SinkParts
 from gateway.audit.stdout import StreamSink
 from gateway.identity.clients.base import ClientAuthentication
 from gateway.identity.clients.client_secret_basic import ClientSecretBasic
@@ -33,9 +35,10 @@ from gateway.state.base import State
 from gateway.state.memory import MemoryState
 from gateway.state.redis import RedisAddress, RedisState
 from gateway.state.sqlite import SqliteState, sqlite_path
-from gateway.tokens.stores.base import KeyStore
+from gateway.tokens.stores.base import KeyStore, KeyStoreParts
 from gateway.tokens.stores.file import FileKeyStore
 from gateway.tokens.stores.memory import MemoryKeyStore
+from gateway.tokens.stores.state import StateKeyStore
 
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
@@ -62,10 +65,12 @@ CLIENT_AUTHENTICATION: Sequence[type[ClientAuthentication]] = (
 )
 """In the order in which they are asked."""
 
-KEY_STORES: Mapping[str, Callable[[str], KeyStore]] = {
-    "file": lambda url: FileKeyStore(_path(url)),
+KEY_STORES: Mapping[str, Callable[[KeyStoreParts], KeyStore]] = {
+    "file": lambda parts: FileKeyStore(_path(parts.url), parts.passphrase_file),
+    "state": lambda parts: StateKeyStore(parts.mirror, parts.encryption_key_file),
     "memory": lambda _: MemoryKeyStore(),
 }
+"""Raises ``KeyStoreError`` for a file with a secret that cannot be used."""
 
 STATE_BACKENDS: Mapping[str, Callable[[str, Clock], State]] = {
     "memory": lambda _, clock: MemoryState(clock),
@@ -83,10 +88,13 @@ STATE_URLS: Mapping[str, Callable[[str], object]] = {
 }
 """Raises ``ValueError`` for a URL that its state backend cannot read."""
 
-AUDIT_SINKS: Mapping[str, Callable[[str], Sink]] = {
-    "file": lambda url: FileSink(_path(url)),
-    "stdout": lambda _: StreamSink(),
+AUDIT_SINKS: Mapping[str, Callable[[SinkParts], Sink]] = {
+    "file": lambda parts: open_file_sink(_path(parts.url), parts),
+    "stdout": lambda parts: StreamSink(parts.chain),
 }
+
+AUDIT_KEYS: Mapping[str, Callable[[str], AuditKey]] = {"file": lambda url: AuditKey.open(_path(url))}
+"""Raises ``SinkError`` for a key that cannot be used."""
 
 SECRET_STORES: Mapping[str, Callable[[str], SecretStore]] = {
     "aws-secretsmanager": on_demand("aws_secretsmanager", "AwsSecretsManager", extra="aws"),

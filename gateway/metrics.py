@@ -16,6 +16,9 @@ from gateway.state.quotas import QUOTA_NAMES
 
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 STAGES = ("identity", "policy", "mint", "audit", "total")
+LISTENERS = ("public", "admin")
+LIMITS = ("connections", "connections_per_address", "head_time", "head_size", "answer_time")
+"""Those that end connections."""
 
 
 class ExchangeMeter:
@@ -102,6 +105,57 @@ class InspectionMeter:
         if child is None:
             child = self._children[labels] = counter.labels(*labels)
         child.inc()
+
+
+class ConnectionMeter:
+    """What the listeners count. Labels: ``LISTENERS`` and ``LIMITS``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._open = Gauge("gateway_connections", "Open connections, by listener.", ["listener"], registry=registry)
+        self._ended = Counter(
+            "gateway_connections_ended",
+            "Connections that were refused or ended for a limit, by listener and limit.",
+            ["listener", "limit"],
+            registry=registry,
+        )
+        for listener in LISTENERS:
+            for limit in LIMITS:  # shown from the start, so that an alert has something to compare with
+                self._ended.labels(listener, limit)
+
+    def watch(self, listener: str, is_open: Callable[[], int]) -> None:
+        """Asks at each scrape how many connections are open."""
+        self._open.labels(listener).set_function(is_open)
+
+    def count_ended(self, listener: str, limit: str) -> None:
+        """Counts one connection that was refused or ended."""
+        self._ended.labels(listener, limit).inc()
+
+
+class ShadowMeter:
+    """What comes of asking the policies in the shadow. Labels: ``gateway.policy.shadow.DIFFERENCES``, reasons."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._decisions = Counter(
+            "gateway_shadow_decisions",
+            "Decisions that the policies in the shadow were asked for as well: agreed, disagreed or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._disagreements = Counter(
+            "gateway_shadow_disagreements",
+            "Decisions in which the shadow disagrees: in what first, the reason in force, the reason in the shadow.",
+            ["difference", "live", "shadow"],
+            registry=registry,
+        )
+        self._outcomes = {outcome: self._decisions.labels(outcome) for outcome in ("agreed", "disagreed", "failed")}
+
+    def count(self, outcome: str) -> None:
+        """Counts one decision of the shadow."""
+        self._outcomes[outcome].inc()
+
+    def count_disagreement(self, difference: str, live: str, shadow: str) -> None:
+        """Counts one disagreement by its kind."""
+        self._disagreements.labels(difference, live, shadow).inc()
 
 
 @dataclass(frozen=True, slots=True)

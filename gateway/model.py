@@ -139,6 +139,8 @@ class Preset:
     """A regular expression for the whole issuer URL, used to warn of a typing mistake."""
     algorithms: tuple[str, ...]
     claims: ClaimTable
+    sample: Claims = field(hash=False)
+    """All claims of one token as the platform writes it, of an invented workload: what tests of policies begin from."""
     subject_pattern: str = r"[\x21-\x7e]{1,255}"
     """A regular expression that the whole ``sub`` fulfils."""
     token_types: frozenset[str] = frozenset({"", "jwt"})
@@ -278,8 +280,17 @@ class PassedOn:
 # ---------------------------------------------------------------- what may it do
 
 
+SigningAlgorithm = Literal["ES256", "EdDSA", "RS256"]
+"""What access tokens are signed with (RFC 7518 §3.1, RFC 8037 §3.1)."""
+
 SenderConstraint = Literal["none", "dpop", "mtls"]
 """What an access token is bound to: nothing, a key proven by DPoP (RFC 9449), a TLS certificate (RFC 8705)."""
+
+
+CheckKind = Literal[
+    "identity", "match", "like", "when", "guardrail", "issuer", "name", "resource", "scope", "lifetime", "token_claims"
+]
+"""What a check looks at: the token itself, a condition of a trust rule, or what a request gets in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +299,7 @@ class Check:
 
     rule: str
     """``service-account/rule`` or ``guardrail/name`` or ``issuer/name``."""
-    kind: Literal["match", "like", "when", "guardrail"]
+    kind: CheckKind
     path: ClaimPath
     wanted: Any
     seen: Any
@@ -313,6 +324,8 @@ class Entitlement:
     """The claims that the policy maps into the access token."""
     sender_constraint: SenderConstraint = "none"
     """What a token for the resource must be bound to."""
+    signing_algorithm: SigningAlgorithm | None = None
+    """What its API wants tokens signed with; None for what the gateway signs with where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,10 +396,21 @@ class AuditRecord:
     verified: bool = False
     """Whether ``iss`` and ``subject`` stand under a verified signature."""
     rule: str | None = None
-    claims: tuple[tuple[ClaimPath, Any], ...] = ()
+    """Whose conditions held; also of a request that was refused after that, by a quota or as a replay."""
+    claims: Claims | tuple[tuple[ClaimPath, Any], ...] = ()
+    """All verified claims of the workload token, or else those that the deciding rule looked at, with the values seen
+    (None: absent).
+    """
+    claims_complete: bool = False
+    """Whether ``claims`` are all that the token had."""
+    client_id_asked: str | None = None
+    resource_asked: str | None = None
+    lifetime_asked_seconds: int | None = None
     resource: str | None = None
     scopes_asked: tuple[str, ...] | None = None
     scopes_given: tuple[str, ...] | None = None
+    lifetime_given_seconds: int | None = None
+    """What the policy gave. The token ends earlier where its issuer binds it to the workload token."""
     subject_token_sha256: str | None = None
     subject_token_id: str | None = None
     actor_token_sha256: str | None = None
@@ -411,13 +435,19 @@ class RecordedDecision:
     """``granted``, or why not."""
     stage: str
     service_account: str | None
+    authentication: str | None
+    """The method and credential of a client that proved itself: then ``service_account`` is that client."""
     issuer: str | None
-    """The issuer's name in the policies then."""
+    """The issuer's name in the policies then; None where no token of an issuer was verified."""
     subject: str | None
     rule: str | None
+    """Also of a request that was refused after the policy had said yes."""
     claims: Claims
+    """Of a token that was verified, and empty of any other."""
     claims_are_complete: bool
     """Whether ``claims`` are all that the token had; else only those that the deciding rule looked at."""
+    known_claims: frozenset[ClaimPath]
+    """Where they are not complete: the claims that are known, with all below them. Absent ones are null."""
     client_id_asked: str | None
     resource_asked: str | None
     scopes_asked: tuple[str, ...] | None
@@ -426,5 +456,5 @@ class RecordedDecision:
     """The identifier of the resource of the token that was minted."""
     scopes_given: tuple[str, ...] | None
     lifetime_given_seconds: int | None
-    delegated: bool = False
-    """Whether the subject token was one of ours: narrowed, or passed on."""
+    delegated: bool
+    """Whether the subject token was one of ours: narrowed, or passed on. Then rule and claims are the actor's."""

@@ -6,20 +6,41 @@
 import ipaddress
 import os
 import re
+import secrets
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.kinds import AUDIT_SINKS, KEY_STORES, STATE_BACKENDS, STATE_URLS, scheme
-from gateway.policy.documents import RateLimit, parse_duration, parse_rate
+from gateway.audit.base import Sink
+from gateway.audit.chain import ChainWriter, Checkpoints, chain_name
+from gateway.audit.group_commit import MAX_WAITING_LINES
+from gateway.audit.keys import AuditKey
+from gateway.audit.parts import SinkParts
+from gateway.audit.rotation import Rotation
+from gateway.kinds import AUDIT_KEYS, AUDIT_SINKS, KEY_STORES, STATE_BACKENDS, STATE_URLS, scheme
+from gateway.model import Clock, SigningAlgorithm
+from gateway.policy.documents import MAX_LIFETIME_SECONDS, RateLimit, duration_text, parse_duration, parse_rate
 from gateway.policy.files import load_yaml_document
 from gateway.policy.problems import ConfigurationProblems, Locate, Problem, nearest, problems_of
 from gateway.policy.problems import Path as ProblemPath
+from gateway.state.mirror import Mirror
+from gateway.tokens.key_schedule import MAX_KEYS_AT_ONCE, PROPAGATION_SECONDS, KeyTimings, least_keep_for
+from gateway.tokens.stores.base import KeyStore, KeyStoreParts
 
 ENVIRONMENT_PREFIX = "GATEWAY_"
 DEFAULT_FILE = "gateway.yaml"
@@ -74,11 +95,20 @@ def _kind_of(kinds: Mapping[str, Any], readers: Mapping[str, Callable[[str], obj
     return AfterValidator(check)
 
 
+def _size(value: object) -> object:
+    found = re.fullmatch(r"([0-9]{1,9})(KiB|MiB|GiB)", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("is a whole number with a unit: 512KiB, 100MiB, 1GiB")
+    return int(found[1]) << {"KiB": 10, "MiB": 20, "GiB": 30}[found[2]]
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 KeyStoreUrl = Annotated[str, _kind_of(KEY_STORES)]
 StateUrl = Annotated[str, _kind_of(STATE_BACKENDS, STATE_URLS)]
 SinkUrl = Annotated[str, _kind_of(AUDIT_SINKS)]
+AuditKeyUrl = Annotated[str, _kind_of(AUDIT_KEYS)]
+Size = Annotated[int, BeforeValidator(_size)]
 Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
 Rate = Annotated[RateLimit, NoDecode, BeforeValidator(parse_rate)]
 
@@ -91,6 +121,16 @@ class AdminSettings(_Section):
     """The listener for Prometheus, probes and operators."""
 
     listen: Address = Field("127.0.0.1:8081", description="Address of the admin listener; port 0 takes a free one.")
+    explanations: int = Field(
+        5000,
+        ge=0,
+        le=100_000,
+        description="How many decisions each process keeps, for at most a day, to explain them by `request_id`.",
+    )
+    allow_loopback: bool = Field(
+        False,
+        description="Whether `/api/` needs no token from this machine itself: for one that nobody else logs in to.",
+    )
 
 
 class TlsSettings(_Section):
@@ -128,12 +168,105 @@ class KeySettings(_Section):
     """The keys that sign access tokens."""
 
     store: KeyStoreUrl = Field(
-        "memory://", description="Where they are kept: `file:///path`, or `memory://` (lost at exit)."
+        "memory://",
+        description="Where they are kept: `file:///path`, `state://` (in the shared `state`, for replicas), or "
+        "`memory://` (lost at exit).",
     )
-    algorithm: Literal["ES256", "EdDSA", "RS256"] = Field("ES256", description="JWS algorithm of access tokens.")
+    algorithm: SigningAlgorithm = Field(
+        "ES256", description="JWS algorithm of access tokens, where a resource does not name another."
+    )
+    cache_for: Duration = Field(
+        300, ge=30, le=86400, description="How long verifiers may keep the key set (`max-age`), 30 seconds to a day."
+    )
+    publish_ahead: Duration = Field(
+        "24h",
+        validate_default=True,
+        description="How long a key is published before it signs. At least `keys.cache_for` and 90 seconds; a day and "
+        "more also covers verifiers that keep key sets longer than they are told.",
+    )
+    keep_for: Duration = Field(
+        "25h",
+        validate_default=True,
+        description="How long a key is published after it stopped signing: longer than any token that it signed lives.",
+    )
     rotate_every: Duration | None = Field(
-        None, description="How often a new key takes over. Read and checked, without effect in this version."
+        None, description="How often a new key takes over; left out, only `gateway keys rotate` makes one."
     )
+    encryption_key_file: Path | None = Field(
+        None,
+        description="For `state://`: file with 32 random bytes in base64url, which the keys are encrypted with. Of "
+        "several lines the first encrypts and all decrypt.",
+    )
+    passphrase_file: Path | None = Field(
+        None, description="For `file://`: file with the passphrase that private keys are encrypted with."
+    )
+
+    @field_validator("publish_ahead")
+    @classmethod
+    def _check_publish_ahead(cls, seconds: int, info: ValidationInfo) -> int:
+        least = info.data.get("cache_for", 0) + PROPAGATION_SECONDS
+        if seconds < least:
+            raise ValueError(
+                f"is at least cache_for and {PROPAGATION_SECONDS} seconds ({least}s): caches have to know a key before "
+                "it signs"
+            )
+        return seconds
+
+    @field_validator("keep_for")
+    @classmethod
+    def _check_keep_for(cls, seconds: int, info: ValidationInfo) -> int:
+        # What the policies of today allow says nothing of the tokens of yesterday: the bound is that of any policy.
+        least = least_keep_for(info.data.get("cache_for", 0), MAX_LIFETIME_SECONDS)
+        if seconds < least:
+            raise ValueError(
+                f"is at least {least}s: a token may live 24h, caches and replicas follow a little late, clocks differ"
+            )
+        return seconds
+
+    @field_validator("rotate_every")
+    @classmethod
+    def _check_rotate_every(cls, seconds: int | None, info: ValidationInfo) -> int | None:
+        ahead, kept = info.data.get("publish_ahead", 0), info.data.get("keep_for", 0)
+        if seconds is None:
+            return None
+        if seconds < ahead:
+            raise ValueError(f"is at least publish_ahead ({duration_text(ahead)}): a key is published as long first")
+        if seconds * MAX_KEYS_AT_ONCE < kept:
+            raise ValueError(
+                f"would leave more than {MAX_KEYS_AT_ONCE} keys published, as each is kept for {duration_text(kept)}"
+            )
+        return seconds
+
+    @field_validator("encryption_key_file")
+    @classmethod
+    def _check_encryption_key_file(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and scheme(info.data.get("store", "state:")) != "state":
+            raise ValueError("goes with store: state://")
+        return file
+
+    @field_validator("passphrase_file")
+    @classmethod
+    def _check_passphrase_file(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and scheme(info.data.get("store", "file:")) != "file":
+            raise ValueError("goes with store: file:///path")
+        return file
+
+    @property
+    def timings(self) -> KeyTimings:
+        """How long the states of a key last."""
+        return KeyTimings(
+            cache_for_seconds=self.cache_for,
+            publish_ahead_seconds=self.publish_ahead,
+            keep_for_seconds=self.keep_for,
+            rotate_every_seconds=self.rotate_every,
+        )
+
+    def open_store(self, mirror: Mirror) -> KeyStore:
+        """The store; ``mirror`` is that of the shared state. Raises ``KeyStoreError``."""
+        parts = KeyStoreParts(
+            self.store, mirror, encryption_key_file=self.encryption_key_file, passphrase_file=self.passphrase_file
+        )
+        return KEY_STORES[scheme(self.store)](parts)
 
 
 class AuditSettings(_Section):
@@ -143,6 +276,59 @@ class AuditSettings(_Section):
         default_factory=lambda: ["stdout"],
         description="`stdout` or `file:///path`. Every sink must accept the record, or no token leaves.",
     )
+    claims: Literal["all", "looked_at"] = Field(
+        "all",
+        description="Which claims of a workload token stand in its record: `all`, so that it can be decided again "
+        "under other policies, or those alone that the deciding rule looked at.",
+    )
+    key: AuditKeyUrl | None = Field(
+        None,
+        description="The key that signs checkpoints of the log: `file:///path` of an Ed25519 key of its own, made "
+        "where there is none. Left out, `gateway audit verify` can only tell whether a log fits together.",
+    )
+    checkpoint_records: int = Field(
+        1000, ge=1, le=1_000_000, description="After how many records there is a checkpoint."
+    )
+    checkpoint_every: Duration = Field(
+        60, ge=1, le=86400, description="How long a record waits for a checkpoint at most, 1 second to a day."
+    )
+    rotate_size: Size | None = Field(
+        None,
+        ge=2**16,
+        description="How large a file becomes before it is set aside: `64KiB` or more, such as `100MiB`, `1GiB`.",
+    )
+    rotate_every: Duration | None = Field(None, ge=1, description="How old a file becomes before it is set aside.")
+    rotate_keep: int | None = Field(
+        None, ge=1, le=100_000, description="How many files set aside are kept. Left out, all are."
+    )
+
+    @field_validator("rotate_keep")
+    @classmethod
+    def _check_rotate_keep(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count is not None and not info.data.get("rotate_size") and not info.data.get("rotate_every"):
+            raise ValueError("goes with rotate_size or rotate_every")
+        return count
+
+    def open_sinks(self, clock: Clock) -> list[Sink]:
+        """Every sink, each with a chain of its own. Raises ``SinkError``."""
+        key = AUDIT_KEYS[scheme(self.key)](self.key) if self.key is not None else None
+        return [AUDIT_SINKS[scheme(url)](self._sink_parts(url, clock, key)) for url in self.sinks]
+
+    def _sink_parts(self, url: str, clock: Clock, key: AuditKey | None) -> SinkParts:
+        checkpoints = None
+        if key is not None:
+            checkpoints = Checkpoints(key, self.checkpoint_records, self.checkpoint_every, MAX_WAITING_LINES)
+
+        def new_name() -> str:
+            return chain_name(socket.gethostname(), clock(), secrets.token_hex(4))
+
+        return SinkParts(
+            url=url,
+            chain=ChainWriter(new_name, clock, checkpoints),
+            clock=clock,
+            key=key,
+            rotation=Rotation(self.rotate_size, self.rotate_every, self.rotate_keep),
+        )
 
 
 class RevocationSettings(_Section):
@@ -166,9 +352,38 @@ class ShutdownSettings(_Section):
 
 
 class LimitSettings(_Section):
-    """What one process takes on at once."""
+    """What one process takes on at once, and how long it waits for those who send."""
 
     in_flight: int = Field(512, ge=1, le=100_000, description="Token requests worked on at once; beyond it, 503.")
+    connections: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections to the public listener. For one more, idle ones are ended, the oldest first.",
+    )
+    connections_per_address: int = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="Those of one IPv4 address or IPv6 /64. Proxies that are named in `trusted_proxies` or "
+        "`client_certificates` may have as many as there are.",
+    )
+    requests_per_connection: int = Field(
+        1000, ge=1, le=1_000_000, description="Requests until a connection is closed, for the next to be balanced anew."
+    )
+    idle_time: Duration = Field(
+        75,
+        ge=1,
+        description="How long a connection may rest before its first request and between two. Longer than a proxy in "
+        "front keeps its own.",
+    )
+    head_time: Duration = Field(
+        10, ge=1, description="How long the head of a request may take from its first byte on; also a TLS handshake."
+    )
+    body_time: Duration = Field(5, ge=1, description="How long its body may take.")
+    answer_time: Duration = Field(
+        10, ge=1, description="How long a client may take to read what does not fit into the buffers of its connection."
+    )
 
 
 class QuotaSettings(_Section):
@@ -218,6 +433,14 @@ class Settings(BaseSettings):
     admin: AdminSettings = Field(default_factory=AdminSettings, description="The admin listener.")
     tls: TlsSettings | None = Field(None, description="TLS on the public listener.")
     policies: Path = Field(Path("policies"), description="Folder of policy files.")
+    isolation: Literal["none", "per_folder"] = Field(
+        "none",
+        description="What is wrong in a policy file keeps all policies as they are (`none`), or those of its folder "
+        "alone (`per_folder`).",
+    )
+    policies_shadow: Path | None = Field(
+        None, description="Folder of other policy files, which decide every request as well, without effect."
+    )
     state: StateUrl = Field(
         "memory://",
         repr=False,  # a password may be in it
@@ -241,6 +464,26 @@ class Settings(BaseSettings):
     quotas: QuotaSettings = Field(default_factory=QuotaSettings, description="Bounds on requests over time.")
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings, description="How to stop.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+    @field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: KeySettings, info: ValidationInfo) -> KeySettings:
+        if scheme(keys.store) == "state":
+            if keys.encryption_key_file is None:
+                raise ValueError("with store: state:// needs encryption_key_file: private keys are not kept in clear")
+            if scheme(info.data.get("state", "sqlite:")) == "memory":
+                raise ValueError("with store: state:// needs another state than memory://, which is lost at exit")
+        return keys
+
+    @field_validator("audit")
+    @classmethod
+    def _check_audit(cls, audit: AuditSettings, info: ValidationInfo) -> AuditSettings:
+        keys = info.data.get("keys")
+        if audit.key is not None and keys is not None and scheme(keys.store) == "file":
+            store = Path(urlsplit(keys.store).path)
+            if store in {Path(urlsplit(audit.key).path), *Path(urlsplit(audit.key).path).parents}:
+                raise ValueError("has its key in keys.store: what signs tokens and what signs the log are kept apart")
+        return audit
 
     @classmethod
     def settings_customise_sources(
@@ -349,6 +592,8 @@ def _relative_to(settings: Settings, folder: Path) -> Settings:
     update: dict[str, Any] = {}
     if variable(("policies",)) not in set_by_variable:
         update["policies"] = folder / settings.policies
+    if settings.policies_shadow is not None and variable(("policies_shadow",)) not in set_by_variable:
+        update["policies_shadow"] = folder / settings.policies_shadow
     if settings.tls is not None and variable(("tls",)) not in set_by_variable:
         names = [
             name
@@ -356,6 +601,15 @@ def _relative_to(settings: Settings, folder: Path) -> Settings:
             if getattr(settings.tls, name) is not None and variable(("tls", name)) not in set_by_variable
         ]
         update["tls"] = settings.tls.model_copy(update={name: folder / getattr(settings.tls, name) for name in names})
+    if variable(("keys",)) not in set_by_variable:
+        names = [
+            name
+            for name in ("encryption_key_file", "passphrase_file")
+            if getattr(settings.keys, name) is not None and variable(("keys", name)) not in set_by_variable
+        ]
+        update["keys"] = settings.keys.model_copy(
+            update={name: folder / getattr(settings.keys, name) for name in names}
+        )
     return settings.model_copy(update=update)
 
 

@@ -3,6 +3,8 @@
 One thread of its own does the writing, so that a slow disk or a stalled reader never holds up the event loop. Lines
 are committed in the order of arrival; every waiter is answered, at the latest when its time is up. The thread is
 woken once for all that one turn of the loop has gathered: on a fast disk waking it costs more than the sync.
+
+The thread also commits groups without a line, when what was committed before has become due for something.
 """
 
 import asyncio
@@ -11,15 +13,12 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from gateway.audit.base import SinkError
 
 log = logging.getLogger("gateway.audit")
-
-Commit = Callable[[list[bytes]], None]
-"""Makes lines safe, in the writer thread. Raises ``OSError`` or ``SinkError`` when any of them is not."""
 
 MAX_WAITING_LINES = 2048
 WAIT_SECONDS = 2.0
@@ -27,11 +26,24 @@ GATHER_SECONDS = 0.001
 """Under load, how long a batch gathers: a sync on a fast disk costs as much processor time as a whole request."""
 
 
+class Committer(Protocol):
+    """What makes lines safe. Everything here runs in the writer thread."""
+
+    def commit(self, lines: list[bytes]) -> None:
+        """Raises ``OSError`` or ``SinkError`` when any of the lines is not safe."""
+
+    def due_in_seconds(self) -> float | None:
+        """How long until ``commit`` is wanted even without a line; None for not at all."""
+
+    def finish(self) -> None:
+        """The last words: no line will come any more. Raises as ``commit`` does."""
+
+
 class GroupCommit:
     """Bounded on both sides: ``max_waiting_lines`` unanswered ones, each for ``wait_seconds``."""
 
-    def __init__(self, commit: Commit, name: str, *, max_waiting_lines: int, wait_seconds: float) -> None:
-        self._commit = commit
+    def __init__(self, committer: Committer, name: str, *, max_waiting_lines: int, wait_seconds: float) -> None:
+        self._committer = committer
         self._name = name
         self._max_waiting_lines = max_waiting_lines
         self._wait_seconds = wait_seconds
@@ -104,15 +116,33 @@ class GroupCommit:
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: takes a batch, commits, answers."""
         try:
-            while (batch := self._batches.get()) is not None:
-                loop.call_soon_threadsafe(self._answer, len(batch), self._failure_of(batch))
+            while (batch := self._next_batch()) is not None:
+                failure = self._failure_of(batch)
+                if batch:
+                    loop.call_soon_threadsafe(self._answer, len(batch), failure)
+            self._finish()
             loop.call_soon_threadsafe(self._end)
         except RuntimeError:
             log.debug("the event loop ended before the audit sink %s was closed", self._name)
 
+    def _next_batch(self) -> list[bytes] | None:
+        """The next lines; none when it is time for a commit without any, None at the end."""
+        try:
+            return self._batches.get(timeout=self._committer.due_in_seconds())
+        except Empty:
+            return []
+
+    def _finish(self) -> None:
+        try:
+            self._committer.finish()
+        except (OSError, SinkError) as error:
+            log.warning("the audit sink %s ends without its last checkpoint: %s", self._name, error)
+        except Exception:
+            log.exception("unexpected error at the end of the audit sink %s", self._name)
+
     def _failure_of(self, lines: list[bytes]) -> str | None:
         try:
-            self._commit(lines)
+            self._committer.commit(lines)
         except SinkError as error:
             return str(error)
         except OSError as error:
@@ -157,8 +187,8 @@ class GroupCommit:
             self._ended.set_result(None)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Writes every byte, in as many pieces as it takes. Raises ``OSError``, possibly after a part was written."""
+def write_all(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
+    """Writes every byte, in as many pieces as it takes. Returns how many are written, and what kept back the rest."""
     rest = memoryview(data)
     while rest:
         try:
@@ -168,3 +198,6 @@ def write_all(descriptor: int, data: bytes) -> None:
             writable = select.poll()
             writable.register(descriptor, select.POLLOUT)
             writable.poll()
+        except OSError as error:
+            return len(data) - len(rest), error
+    return len(data), None

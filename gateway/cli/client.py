@@ -258,24 +258,15 @@ class _Held:
 
 
 def _house(config: Path | None, *, insecure_http: bool) -> _House:
+    from gateway.cli.policy.files import generation_of
     from gateway.cli.problems import exit_with_problems
-    from gateway.identity.presets.common import is_reserved_audience
-    from gateway.kinds import PRESETS
-    from gateway.policy.loading import load_policies
     from gateway.policy.problems import ConfigurationProblems
     from gateway.settings import load_settings
 
     try:
         settings = load_settings(config, insecure_http=insecure_http)
         with _busy("loading the policies"):
-            generation = load_policies(
-                settings.policies,
-                presets=PRESETS,
-                gateway_issuer=settings.issuer,
-                insecure_http=insecure_http,
-                number=1,
-                is_reserved_audience=is_reserved_audience,
-            )
+            generation = generation_of(settings, insecure_http=insecure_http)
     except ConfigurationProblems as problems:
         exit_with_problems(problems)
         raise

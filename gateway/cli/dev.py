@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gateway.model import KeySource
+    from gateway.policy.generation import Generation
     from gateway.standin.issuer import StandInIssuer
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
+SHOWN = ("kubernetes", "github", "gitlab", "aws")
+"""The stand-ins of the exchanges that are shown: one for each shape of token. The others have token files, too."""
 REFRESH_SECONDS = 120
 """How often the token files are written anew: GitHub's tokens live five minutes."""
 
@@ -40,8 +43,9 @@ def dev(
     """Try everything on this machine.
 
     Starts a gateway on embedded defaults (keys and state in memory, audit to a temporary file), and local stand-ins
-    for Kubernetes, GitHub Actions, GitLab CI and AWS STS that sign tokens shaped exactly like the real ones. Exchanges
-    one token of each, shows a denial, prints commands to try, and serves until Ctrl-C.
+    for Kubernetes, GitHub Actions, GitLab CI, AWS STS and the rest of the samples that sign tokens shaped exactly like
+    the real ones. Exchanges one token of each of the four, shows a denial, prints commands to try, and serves until
+    Ctrl-C.
 
         gateway dev
         gateway dev --policies my-policies/ --port 9000
@@ -98,7 +102,8 @@ async def _dev(policies: Path, port: int, folder: Path, *, once: bool) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
         try:
-            demonstration = Demonstration(console, f"http://{gateway.public_address}", settings.issuer, folder)
+            url, generation = f"http://{gateway.public_address}", gateway.policies.generation
+            demonstration = Demonstration(console, url, settings.issuer, folder, generation)
             await demonstration.show(issuers)
             if not once:
                 demonstration.invite(issuers, gateway.admin_address, policies)
@@ -123,16 +128,17 @@ def _stood_in(issuers: "list[StandInIssuer]") -> "dict[str, KeySource]":
 class Demonstration:
     """Shows exchanges on a terminal, as a client sees them."""
 
-    def __init__(self, console: "Console", url: str, audience: str, folder: Path) -> None:
+    def __init__(self, console: "Console", url: str, audience: str, folder: Path, generation: "Generation") -> None:
         self._console = console
         self._url = url
         self._audience = audience
         self._folder = folder
+        self._generation = generation
 
     async def show(self, issuers: "list[StandInIssuer]") -> None:
-        """One exchange for every stand-in, then one that is refused."""
+        """One exchange for every shape of token, then one that is refused."""
         self._write_tokens(issuers)
-        for issuer in issuers:
+        for issuer in (issuer for issuer in issuers if issuer.platform.name in SHOWN):
             await self._show_exchange(issuer.platform.title, issuer.token(self._audience))
         github = next(issuer for issuer in issuers if issuer.platform.name == "github")
         stranger = github.token(self._audience, event_name="pull_request_target")
@@ -192,11 +198,15 @@ class Demonstration:
 
     def _why(self) -> str:
         """What the audit record of the last request says: for operators, not for the caller."""
+        from gateway.policy.wording import conditions_in_words
+
         record: dict[str, Any] = json.loads((self._folder / "audit.jsonl").read_text().splitlines()[-1])
         if record["decision"] == "denied":
             return str(record.get("detail", record["reason"]))
-        looked_at = ", ".join(f"{pointer[1:]} {value}" for pointer, value in record["claims"].items())
-        return f"rule {record['client_id']}/{record['rule']}; {looked_at}"
+        account = self._generation.service_account(record["client_id"])
+        rules = account.rules if account is not None else ()
+        conditions = [words for rule in rules if rule.name == record["rule"] for words in conditions_in_words(rule)]
+        return f"rule {record['client_id']}/{record['rule']}: {', '.join(conditions)}"
 
     def _rule(self, title: str) -> None:
         self._console.print(f"── {title} ".ljust(72, "─"), style="bold")

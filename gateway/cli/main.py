@@ -5,7 +5,7 @@ import sys
 import typer
 
 from gateway import __version__
-from gateway.cli import client
+from gateway.cli import audit, client, keys
 from gateway.cli.check import check
 from gateway.cli.dev import dev
 from gateway.cli.policy.app import app as policy
@@ -31,6 +31,8 @@ app.command("serve", rich_help_panel="Run")(serve)
 app.command("check", rich_help_panel="Policies")(check)
 app.add_typer(policy, name="policy", rich_help_panel="Policies")
 app.command("revoke", rich_help_panel="Run")(revoke)
+app.add_typer(keys.app, name="keys", rich_help_panel="Run")
+app.add_typer(audit.app, name="audit", rich_help_panel="Run")
 app.command("token", rich_help_panel="Workloads")(token)
 app.add_typer(client.app, name="client", rich_help_panel="Clients")
 

@@ -183,20 +183,11 @@ def _in_two(text: str, option: str, form: str) -> tuple[str, str]:
 
 def _policies(settings: "Settings", *, insecure_http: bool, force: bool) -> "Generation | None":
     """What the files say; with ``force``, None where they do not load, for that must not keep anybody from revoking."""
-    from gateway.identity.presets.common import is_reserved_audience
-    from gateway.kinds import PRESETS
-    from gateway.policy.loading import load_policies
+    from gateway.cli.policy.files import generation_of
     from gateway.policy.problems import PolicyProblems
 
     try:
-        return load_policies(
-            settings.policies,
-            presets=PRESETS,
-            gateway_issuer=settings.issuer,
-            insecure_http=insecure_http,
-            number=1,
-            is_reserved_audience=is_reserved_audience,
-        )
+        return generation_of(settings, insecure_http=insecure_http)
     except PolicyProblems as problems:
         if force:
             return None

@@ -19,7 +19,10 @@ ConfigOption = typer.Option(
     None, "--config", "-c", envvar="GATEWAY_CONFIG", help="Settings file; ./gateway.yaml where there is one."
 )
 InsecureHttpOption = typer.Option(
-    False, "--insecure-http", help="Allow http:// for the issuer and for issuers' URLs. For trying out only."
+    False,
+    "--insecure-http",
+    envvar="GATEWAY_INSECURE_HTTP",
+    help="Allow http:// for the issuer and for issuers' URLs. For trying out only.",
 )
 
 
@@ -27,7 +30,8 @@ def serve(config: Path | None = ConfigOption, insecure_http: bool = InsecureHttp
     """Run a gateway.
 
     Settings come from **--config** and from the environment (`GATEWAY_ISSUER`, `GATEWAY_ADMIN__LISTEN`, ...), which
-    wins. Policies are reloaded when their files change, and on SIGHUP: whole, or not at all. SIGTERM drains.
+    wins. Policies and certificates are reloaded when their files change, and on SIGHUP: whole, or not at all. SIGTERM
+    drains.
 
         gateway serve --config gateway.yaml
     """
@@ -93,6 +97,7 @@ async def serve_until_stopped(gateway: "Gateway") -> None:
 
     async def hang_up() -> None:
         gateway.audit.reopen()
+        gateway.key_rotation.look_soon()
         await reload_quietly(gateway)
 
     def on_hangup() -> None:

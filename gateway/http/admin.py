@@ -1,6 +1,6 @@
-"""The admin listener: ``/metrics``, ``/livez``, ``/readyz``."""
+"""The admin listener: ``/metrics``, ``/livez``, ``/readyz``, and the API for operators."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -12,8 +12,13 @@ Readiness = Callable[[], tuple[bool, Mapping[str, Any]]]
 """Whether this process should get traffic, and the details in either case."""
 
 
-def admin_application(registry: CollectorRegistry, readiness: Readiness) -> web.Application:
-    """What Prometheus and probes ask. No route here changes anything or shows a secret."""
+def admin_application(
+    registry: CollectorRegistry, readiness: Readiness, api: Iterable[web.RouteDef] = ()
+) -> web.Application:
+    """What Prometheus and probes ask, and, behind ``api``, operators. No route here changes anything or shows a secret.
+
+    The routes of ``api`` let operators alone through.
+    """
 
     async def metrics(request: web.Request) -> web.Response:
         try:
@@ -36,4 +41,5 @@ def admin_application(registry: CollectorRegistry, readiness: Readiness) -> web.
 
     application = web.Application()
     application.add_routes([web.get("/metrics", metrics), web.get("/livez", livez), web.get("/readyz", readyz)])
+    application.add_routes(api)
     return application

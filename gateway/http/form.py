@@ -12,21 +12,20 @@ from gateway.oauth.parameters import check_query
 FORM = "application/x-www-form-urlencoded"
 MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 32
-BODY_TIMEOUT_SECONDS = 5.0
 MAX_REMEMBERED_PART = 128
 _REMEMBERED = ("grant_type=", "subject_token_type=", "resource=", "audience=", "scope=", "client_id=",
                "client_assertion_type=")  # fmt: skip
 
 
-async def read_form(request: web.Request) -> list[tuple[str, str]]:
-    """The pairs of the form, decoded, in the order in which they were sent.
+async def read_form(request: web.Request, seconds: float) -> list[tuple[str, str]]:
+    """The pairs of the form, decoded, in the order in which they were sent. The body has so many seconds to arrive.
 
     Raises ``Refusal`` for another content type, a compressed, oversized, late or ambiguous body.
     """
     if request.query_string:
         check_query(request.query)
     _check_content_type(request)
-    return parse_form(await _read_body(request))
+    return parse_form(await _read_body(request, seconds))
 
 
 def parse_form(body: bytes) -> list[tuple[str, str]]:
@@ -81,7 +80,7 @@ def _check_content_type(request: web.Request) -> None:
         raise Refusal("unsupported_encoding", "The form is UTF-8; no other charset is read.")
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def _read_body(request: web.Request, seconds: float) -> bytes:
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise Refusal("request_too_large")
     content = request.content
@@ -90,7 +89,7 @@ async def _read_body(request: web.Request) -> bytes:
         body = content.read_nowait()
     else:
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            async with asyncio.timeout(seconds):
                 body = await _read_bounded(request)
         except TimeoutError:
             raise Refusal("request_timeout") from None

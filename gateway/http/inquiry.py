@@ -32,6 +32,7 @@ class InquiryForms:
         new_request_id: Callable[[], str],
         hold: Hold,
         max_in_flight: int,
+        body_seconds: float,
     ) -> None:
         self._inspection = inspection
         self._meter = meter
@@ -40,6 +41,7 @@ class InquiryForms:
         self._new_request_id = new_request_id
         self._hold = hold
         self._free = max_in_flight
+        self._body_seconds = body_seconds
 
     async def answered(self, request: web.Request, endpoint: Endpoint, work: Work) -> web.Response:
         """What ``work`` answers to the form of a request, or an error of RFC 6749 §5.2."""
@@ -65,7 +67,7 @@ class InquiryForms:
 
     async def _read(self, request: web.Request, endpoint: Endpoint, caller: Caller) -> Inquiry:
         try:
-            form, _ = parse_form_parameters(await read_form(request))
+            form, _ = parse_form_parameters(await read_form(request, self._body_seconds))
             if "token" not in form:
                 raise Refusal("missing_parameter", "token is missing.")
             certificate = self._client_certificate(request)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import web
 
 from gateway.http.answers import refusal_answer
 from gateway.http.authorize import AuthorizationEndpoint
@@ -30,8 +30,6 @@ from gateway.oauth.metadata import (
 
 log = logging.getLogger("gateway.http")
 
-_VERSIONS = (HttpVersion11, HttpVersion10)
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -54,8 +52,6 @@ def public_application(
             headers = request.headers
             if len(headers.getall("Host", ())) != 1 or len(headers.getall("Authorization", ())) > 1:
                 return _not_understood("Host or Authorization was sent twice, or Host is missing.", new_request_id())
-            if request.version not in _VERSIONS:
-                return _not_understood("Only HTTP/1.1 and HTTP/1.0 are spoken here.", new_request_id())
             drain.begin()
             try:
                 response = await handler(request)

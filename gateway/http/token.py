@@ -35,6 +35,7 @@ class TokenEndpoint:
         new_request_id: Callable[[], str],
         hold: Hold,
         max_in_flight: int,
+        body_seconds: float,
     ) -> None:
         self._exchange = exchange
         self._meter = meter
@@ -43,6 +44,7 @@ class TokenEndpoint:
         self._new_request_id = new_request_id
         self._hold = hold
         self._max_in_flight = max_in_flight
+        self._body_seconds = body_seconds
         self._in_flight = 0
         meter.in_flight.set_function(lambda: self._in_flight)
 
@@ -76,7 +78,7 @@ class TokenEndpoint:
     async def _read(self, request: web.Request, caller: Caller, dialect: Dialect) -> TokenRequest:
         try:
             return parse_token_request(
-                dialect(await read_form(request)),
+                dialect(await read_form(request, self._body_seconds)),
                 authorization=request.headers.get("Authorization"),
                 certificate=self._client_certificate(request),
                 dpop_proofs=request.headers.getall("DPoP", ()),

@@ -145,7 +145,8 @@ _TABLE = (
     Reason("unknown_service_account", "policy", TOKEN_FAULT, "client_id names no service account.",
            "Compare client_id with the names of the ServiceAccount documents."),
     Reason("no_matching_trust", "policy", TOKEN_FAULT, "No trust rule lets this workload become a service account.",
-           "Look up the request_id in the audit log: it names the rule that came nearest and the check that failed."),
+           "Ask gateway policy explain --request ID with the request_id: it names the rule that came nearest, the "
+           "check that failed, and what to change. The audit log says it in short."),
     Reason("ambiguous_service_account", "policy", TOKEN_FAULT, "The workload may become several service accounts.",
            "Say which one with client_id."),
     Reason("unnameable_service_account", "policy", TOKEN_FAULT,

@@ -13,13 +13,10 @@ from typing import Any
 from cel_expr_python import cel
 
 from gateway.model import ClaimPath, Claims
+from gateway.policy.cel_cost import LARGEST_CLAIMS, TooCostlyError, largest_claims, nodes_in
 from gateway.policy.problems import nearest
 
 MAX_SOURCE_CHARACTERS = 2048
-MAX_LOOPS = 3
-"""How often an expression that builds texts or lists may go through a list."""
-MAX_SUMS = 8
-"""How many ``+`` there may be beside a loop."""
 MAX_REPETITIONS = 1000
 """The sum of the counts in the regular expressions of one expression, which are compiled at each run."""
 MAX_CLAIM_DEPTH = 32
@@ -37,14 +34,6 @@ _STEP = re.compile(
             | \[\s*+ (?: "(?P<double>[^"\\\r\n]*+)" | '(?P<single>[^'\\\r\n]*+)' ) \s*+\] )""",
     re.VERBOSE,
 )
-_LITERAL_OR_COMMENT = re.compile(
-    r"""[bB]?[rR][bB]?(?:"{3}.*?"{3}|'{3}.*?'{3}|"[^"\r\n]*"|'[^'\r\n]*')
-      | [bB]?(?:"{3}(?:[^\\]|\\.)*?"{3} | '{3}(?:[^\\]|\\.)*?'{3} | "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
-      | //[^\r\n]*""",
-    re.VERBOSE | re.DOTALL,
-)
-_LOOP = re.compile(r"\.\s*+(?:all|exists|exists_one|filter|map)\s*+\(")
-_BUILDS = re.compile(r"\+|\.\s*+map\s*+\(|[\[{][^\[\]{}]*[A-Za-z_]")
 _REPETITION = re.compile(r"\{(?:[0-9]{1,4},)?([0-9]{1,4})\}")
 _UNDECLARED = re.compile(r"undeclared reference to '([A-Za-z_][A-Za-z0-9_]*)([^']*)'")
 _LOCATED = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
@@ -74,6 +63,8 @@ class Condition:
     """The claim paths that it mentions."""
     roots: tuple[str, ...] | None
     """The top-level claims that suffice to run it; None where it may look at any of them."""
+    largest_claims: int
+    """How many nodes (``gateway.policy.cel_cost``) these claims may have, lest it take too long."""
     _program: cel.Expression
 
     def holds(self, claims: Claims, issuer: str) -> bool:
@@ -101,7 +92,11 @@ class Condition:
 
     def work_out(self, claims: Claims, issuer: str) -> Any:
         """True or false, or why it is neither; without looking at what is remembered."""
-        return _value_of(self._program, _visible(claims, self.roots), issuer)
+        return _value_of(self._program, _visible(claims, self.roots), issuer, self.largest_claims)
+
+    def checked_expression(self) -> bytes:
+        """The expression as the runtime understood it: a ``cel.expr.CheckedExpr`` in a ``google.protobuf.Any``."""
+        return bytes(self._program.serialize())
 
 
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -127,6 +122,7 @@ class Mapped:
     source: str
     paths: tuple[ClaimPath, ...]
     _roots: tuple[str, ...] | None
+    _largest_claims: int
     _program: cel.Expression
 
     @property
@@ -134,29 +130,34 @@ class Mapped:
         """Whether it looks at no workload: neither at its claims nor at its issuer."""
         return self._roots == () and "issuer" not in self.source
 
+    @property
+    def names_what_it_reads(self) -> bool:
+        """Whether ``paths`` are all the claims that it looks at."""
+        return self._roots is not None
+
     def value(self, claims: Claims, issuer: str) -> str | int | bool | list[str] | Unknown:
         """A text, a whole number, a boolean or a list of texts; ``Unknown`` for anything else."""
-        return _mappable(_value_of(self._program, _visible(claims, self._roots), issuer))
+        return _mappable(_value_of(self._program, _visible(claims, self._roots), issuer, self._largest_claims))
 
 
 def parse_condition(source: str) -> Condition:
     """A condition from its source. Raises ``CelError`` unless it type-checks to bool."""
     program = _compiled(source)
-    found = program.return_type()
+    found = _type_of(program)
     if found != cel.Type.BOOL:
         example = f"{source} == true" if found == cel.Type.DYN and len(source) <= 60 else ""
         raise CelError(f"is of type {found.name().lower()}, not bool: a condition is true or false", example)
-    return Condition(source, claims_read(source), _roots_read(source), program)
+    return Condition(source, claims_read(source), _roots_read(source), _largest_claims(program), program)
 
 
 def parse_mapped(name: str, source: str) -> Mapped:
     """A claim mapping from its source. Raises ``CelError`` where its type cannot be a claim."""
     program = _compiled(source)
-    found = program.return_type()
+    found = _type_of(program)
     mappable = (cel.Type.DYN, cel.Type.STRING, cel.Type.INT, cel.Type.BOOL)
     if found not in mappable and not found.name().startswith("LIST"):
         raise CelError(f"is of type {found.name().lower()}: a claim is a string, an int, a bool or a list of strings")
-    return Mapped(name, source, claims_read(source), _roots_read(source), program)
+    return Mapped(name, source, claims_read(source), _roots_read(source), _largest_claims(program), program)
 
 
 def parse_claim_path(source: str) -> ClaimPath:
@@ -205,22 +206,23 @@ def _compiled(source: str) -> cel.Expression:
         program = _ENVIRONMENT.compile(source)
     except _FAULTS as fault:
         raise _in_words(str(fault)) from None
-    _check_growth(source)
+    if sum(int(times) for times in _REPETITION.findall(source)) > MAX_REPETITIONS:
+        raise CelError(f"its regular expressions repeat something more than {MAX_REPETITIONS} times in all")
     return program
 
 
-def _check_growth(source: str) -> None:
-    """The runtime counts the turns of a loop, not what they make: ``["x"].map(a, a + a)`` again and again fills the
-    memory in thirty turns, and lists within lists take for ever to compare. ``source`` is known to compile.
-    """
-    code = _LITERAL_OR_COMMENT.sub('""', source)
-    loops = len(_LOOP.findall(code))
-    if loops > MAX_LOOPS and _BUILDS.search(code):
-        raise CelError(f"goes through lists more than {MAX_LOOPS} times, and builds texts or lists as it goes")
-    if loops and code.count("+") > MAX_SUMS:
-        raise CelError(f"adds more than {MAX_SUMS} times beside going through a list")
-    if sum(int(times) for times in _REPETITION.findall(source)) > MAX_REPETITIONS:
-        raise CelError(f"its regular expressions repeat something more than {MAX_REPETITIONS} times in all")
+def _type_of(program: cel.Expression) -> cel.Type:
+    try:
+        return program.return_type()
+    except _FAULTS as fault:  # of a mapping whose keys are lists, for one: it compiles, and has no type
+        raise _in_words(str(fault)) from None
+
+
+def _largest_claims(program: cel.Expression) -> int:
+    try:
+        return largest_claims(program.serialize())
+    except TooCostlyError as error:
+        raise CelError(str(error)) from None
 
 
 def _in_words(fault: str) -> CelError:
@@ -239,9 +241,11 @@ def _in_words(fault: str) -> CelError:
     return CelError(f"does not type-check{where}: {words}", suggestion)
 
 
-def _value_of(program: cel.Expression, claims: dict[str, Any] | Unknown, issuer: str) -> Any:
+def _value_of(program: cel.Expression, claims: dict[str, Any] | Unknown, issuer: str, largest_claims: int) -> Any:
     if isinstance(claims, Unknown):
         return claims
+    if largest_claims < LARGEST_CLAIMS and nodes_in(claims) > largest_claims:
+        return Unknown("would take too long with claims as large as these")
     try:
         result = program.eval(data={"claims": claims, "issuer": issuer})
         value = result.plain_value()

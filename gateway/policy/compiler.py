@@ -6,7 +6,7 @@ fit. Pure: the documents, the presets and what is reserved are handed in.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -43,13 +43,14 @@ from gateway.policy.documents import (
     Credentials,
     Document,
     GuardrailDocument,
-    InlineTest,
     IssuerDocument,
+    PolicyTest,
     RateLimit,
     ResourceDocument,
     RoleDocument,
     ServiceAccountDocument,
     SourceDocument,
+    TestsDocument,
     TrustDocument,
 )
 from gateway.policy.generation import (
@@ -62,7 +63,9 @@ from gateway.policy.generation import (
     TrustRule,
     index_rules,
 )
-from gateway.policy.inline_tests import failures
+from gateway.policy.guardrails import GlobError, Guardrails, Limits, parse_folders, parse_globs
+from gateway.policy.isolation import TOP, Contender, Isolation
+from gateway.policy.policy_tests import failures
 from gateway.policy.problems import (
     NO_SUCH_FIELD,
     Path,
@@ -83,7 +86,7 @@ RESERVED_CLAIMS = frozenset({
 """Claims of RFC 7519, 7662, 8693, 9068 and 9396 that the policy may not map: the gateway or nobody says them."""
 
 DECISION_REASONS = tuple(code for code, reason in REASONS.items() if reason.stage in {"policy", "target", "scope"})
-"""The reasons that an inline test may expect."""
+"""The reasons that a test may expect."""
 
 _PRIVATE_MEMBERS = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")  # RFC 7518 sections 6.2.2, 6.3.2, 6.4
 
@@ -108,11 +111,14 @@ def compile_documents(
     key_sources: Mapping[str, KeySource] | None = None,
     unread: list[Problem] | None = None,
     keep_tests: bool = False,
+    isolation: Isolation | None = None,
 ) -> Generation:
-    """The generation that the documents describe, its inline tests passed; or kept in it unplayed (``keep_tests``).
+    """The generation that the documents describe, its tests passed; or kept in it unplayed (``keep_tests``).
 
     ``key_sources`` replaces the keys of the issuers whose URLs it has. ``unread`` is where whoever yields the documents
-    notes what could not be read. Raises ``PolicyProblems``, with lines no finer than where a document begins.
+    notes what could not be read. With ``isolation`` what is wrong is told of the folder that is to blame: first what
+    each document says by itself, then what two claim, then what they say together. Raises ``PolicyProblems``, with
+    lines no finer than where a document begins.
     """
     compilation = _Compilation(
         presets=presets,
@@ -122,6 +128,7 @@ def compile_documents(
         key_sources=key_sources or {},
         unread=[] if unread is None else unread,
         keep_tests=keep_tests,
+        isolation=isolation,
     )
     for source in documents:
         compilation.take(source)
@@ -158,7 +165,7 @@ class _DraftAccount:
     registered: RegisteredClient | None
     template: NameTemplate | None
     constant_claims: Mapping[str, Any]
-    tests: tuple[InlineTest, ...]
+    tests: tuple[PolicyTest, ...]
 
 
 class _KnownClaims(frozenset[str]):
@@ -188,6 +195,7 @@ class _Compilation:
         key_sources: Mapping[str, KeySource],
         unread: list[Problem],
         keep_tests: bool,
+        isolation: Isolation | None,
     ) -> None:
         self._presets = presets
         self._gateway_issuer = gateway_issuer
@@ -196,17 +204,22 @@ class _Compilation:
         self._key_sources = key_sources
         self._unread = unread
         self._keep_tests = keep_tests
+        self._isolation = isolation
+        self._contested: list[Problem] = []
         self._nameless = False
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
+        self._paths: dict[str, str] = {}
         self._names: dict[str, dict[str, Place]] = {kind: {} for kind in KINDS}
+        self._named: list[tuple[str, str, Place]] = []
         self._issuers: list[tuple[IssuerDocument, Place, str]] = []
         self._resource_documents: list[tuple[ResourceDocument, Place]] = []
         self._role_documents: list[tuple[RoleDocument, Place]] = []
         self._guardrail_documents: list[tuple[GuardrailDocument, Place]] = []
+        self._tests_documents: list[tuple[TestsDocument, Place]] = []
         self._drafts: list[_DraftAccount] = []
         self._resources: dict[str, Resource] = {}
-        self._answering: dict[str, str] = {}
+        self._answering: dict[str, tuple[str, Place]] = {}
         self._roles: dict[str, _Access] = {}
         self._conditions: dict[str, Condition] = {}
         self._claims_of: dict[str, _KnownClaims] = {}
@@ -219,6 +232,7 @@ class _Compilation:
     def take(self, source: SourceDocument) -> None:
         """Checks one document by itself and keeps it."""
         place = Place(source.file, source.line, source.number)
+        self._paths[source.file] = source.path
         document = self._validated(source, place)
         match document:
             case IssuerDocument():
@@ -231,6 +245,10 @@ class _Compilation:
                 self._guardrail_documents.append((document, place))
             case ServiceAccountDocument():
                 self._drafts.append(self._draft(document, place, source.folder))
+            case TestsDocument():
+                for position, test in enumerate(document.tests):
+                    self._check_test(test, place, ("tests", position))
+                self._tests_documents.append((document, place))
             case None:
                 pass
 
@@ -259,10 +277,24 @@ class _Compilation:
     def _claim_name(self, kind: str, name: Any, place: Place) -> None:
         if not isinstance(name, str):
             return
+        self._named.append((kind, name, place))
         first = self._names[kind].setdefault(name, place)
         if first is not place:
-            words = f"another {kind} is called {described(name)[1:-1]} ({first.file}:{first.line})"
-            self._problems.append(place.problem(("name",), words))
+            words = f"another {kind} is called {described(name)[1:-1]}"
+            one, other = (
+                Contender(at, name, at.problem(("name",), f"{words} ({there.file}:{there.line})"))
+                for at, there in ((first, place), (place, first))
+            )
+            self._contest(kind, one, other)
+
+    def _contest(self, kind: str, first: Contender, later: Contender) -> None:
+        """Tells of the later of two documents that cannot both be; of two in different folders that are isolated, of
+        whichever is new to what it claims.
+        """
+        if self._isolation is None or self._isolation.folder(first.place) == self._isolation.folder(later.place):
+            self._problems.append(later.problem)
+        else:
+            self._contested += [one.problem for one in self._isolation.to_blame(kind, first, later)]
 
     def _draft(self, document: ServiceAccountDocument, place: Place, folder: str) -> _DraftAccount:
         names = [rule.name or f"rule-{position}" for position, rule in enumerate(document.trust, 1)]
@@ -439,7 +471,7 @@ class _Compilation:
             self._known[key] = parse_mapped(name, source)
         return cast("Mapped", self._known[key])
 
-    def _check_test(self, test: InlineTest, place: Place, path: Path) -> None:
+    def _check_test(self, test: PolicyTest, place: Place, path: Path) -> None:
         if test.scope is not None:
             try:
                 parse_scope(test.scope)
@@ -449,6 +481,10 @@ class _Compilation:
             words = f"no decision has the reason {described(test.expect.deny)[1:-1]}"
             near = nearest(test.expect.deny, DECISION_REASONS)
             self._problems.append(place.problem((*path, "expect", "deny"), words, near))
+        if test.like_preset is not None and test.like_preset not in self._presets:
+            near = nearest(test.like_preset, self._presets)
+            words = f"no preset is called {test.like_preset}"
+            self._problems.append(place.problem((*path, "like_preset"), words, near))
         for fraction in _fractions(test.claims, (*path, "claims")):
             self._problems.append(place.problem(fraction, "a claim is never a fraction: write it in quotes"))
 
@@ -459,7 +495,10 @@ class _Compilation:
     # ---------------------------------------------------------------- all documents together
 
     def finish(self, number: int) -> Generation:
-        """Resolves the references, compiles, runs the inline tests. Raises ``PolicyProblems``."""
+        """Resolves the references, compiles, runs the tests. Raises ``PolicyProblems``."""
+        limits = self._limits()
+        if self._isolation is not None and (self._unread or self._problems):
+            raise PolicyProblems(self._unread + self._problems)
         issuers = [one for one in map(self._issuer, self._issuers) if one is not None]
         self._claims_of = {issuer.name: _KnownClaims(issuer.claims) for issuer in issuers}
         self._check_told_apart(issuers)
@@ -470,10 +509,12 @@ class _Compilation:
             self._roles[role.name] = _access_of(role.access)
             self._check_access(self._roles[role.name], place)
         guardrails = self._guardrails()
+        self._check_limits(limits)
         counted = sum(len(draft.rules) for draft in self._drafts)
-        accounts, tests = self._accounts()
-        if self._unread or self._problems:
-            raise PolicyProblems(self._unread + self._problems)
+        accounts, tests = self._accounts(limits)
+        tests += self._tests_of_documents(accounts)
+        if self._contested or self._unread or self._problems:
+            raise PolicyProblems(self._contested or self._unread + self._problems)
         generation = Generation(
             number=number,
             issuers=tuple(issuers),
@@ -495,6 +536,8 @@ class _Compilation:
             ),
             issuer_places={document.name: place for document, place, _ in self._issuers},
             role_places=dict(self._names["Role"]),
+            roles={name: _scopes_by_resource(access) for name, access in self._roles.items()},
+            written_guardrails=tuple(self._guardrail_documents),
             warnings=tuple(self._warnings),
         )
         if self._keep_tests:
@@ -611,15 +654,23 @@ class _Compilation:
             source = keys.discovery_url or keys.jwks_uri or keys.jwks_file or json.dumps(keys.jwks, sort_keys=True)
             other = seen.setdefault((issuer.url, source), issuer.name)
             if other != issuer.name:
-                words = f"{other} has this url and the same keys: nothing tells the two apart"
-                self._problems.append(places[issuer.name].problem(("url",), words))
+                words = "{} has this url and the same keys: nothing tells the two apart"
+                first, later = (
+                    Contender(places[one], issuer.url, places[one].problem(("url",), words.format(told)))
+                    for one, told in ((other, issuer.name), (issuer.name, other))
+                )
+                self._contest("Issuer", first, later)
 
     def _add_resource(self, document: ResourceDocument, place: Place) -> None:
         for answer in {document.identifier, document.name}:
-            other = self._answering.setdefault(answer, document.name)
+            other, at = self._answering.setdefault(answer, (document.name, place))
             if other != document.name:
-                words = f"the Resource {other} answers to {answer}, too"
-                self._problems.append(place.problem(("identifier",), words))
+                words = "the Resource {} answers to {}, too"
+                first, later = (
+                    Contender(one, answer, one.problem(("identifier",), words.format(told, answer)))
+                    for one, told in ((at, document.name), (place, other))
+                )
+                self._contest("Resource", first, later)
         if document.identifier == self._gateway_issuer:
             words = "is the gateway's own issuer: tokens for it could be traded for others"
             self._problems.append(place.problem(("identifier",), words))
@@ -635,6 +686,7 @@ class _Compilation:
             served_by=frozenset(document.served_by),
             owner=document.owner,
             place=place,
+            signing_algorithm=document.signing_algorithm,
         )
 
     def _warn_of_unknown_claims(self, issuer: str, looked_at: Iterable[tuple[Path, ClaimPath]], place: Place) -> None:
@@ -648,21 +700,97 @@ class _Compilation:
                 self._warnings.append(place.problem(path, words, nearest(claim[0], known)))
 
     def _guardrails(self) -> dict[str, tuple[Guardrail, ...]]:
+        """For each issuer's name the conditions under which nobody gets anything."""
         found: dict[str, list[Guardrail]] = {}
         for document, place in self._guardrail_documents:
-            condition = self._condition(document.deny_when, place, ("deny_when",))
             if document.issuer is not None:
                 self._check_reference("Issuer", document.issuer, place, ("issuer",))
+            if document.deny_when is None:
+                continue
+            condition = self._condition(document.deny_when, place, ("deny_when",))
             if condition is None:
                 continue
             if document.issuer is not None:
                 looked_at = [(("deny_when",), path) for path in condition.paths]
                 self._warn_of_unknown_claims(document.issuer, looked_at, place)
-            for issuer in self._names["Issuer"] if document.issuer is None else [document.issuer]:
+            for issuer in self._issuers_meant(document):
                 found.setdefault(issuer, []).append(Guardrail(document.name, condition, place))
         return {issuer: tuple(guardrails) for issuer, guardrails in found.items()}
 
-    def _accounts(self) -> tuple[dict[str, ServiceAccount], list[TestCase]]:
+    def _issuers_meant(self, document: GuardrailDocument) -> Collection[str]:
+        """The issuers that a guardrail is about: the one that it names, and those that have the same URL. Whoever could
+        declare a platform a second time would be rid of its limits otherwise.
+        """
+        if document.issuer is None:
+            return self._names["Issuer"]
+        urls = {issuer.name: self._url_of(issuer) for issuer, _, _ in self._issuers}
+        url = urls.get(document.issuer)
+        return [name for name in urls if name == document.issuer or (url is not None and urls[name] == url)]
+
+    def _url_of(self, document: IssuerDocument) -> str | None:
+        preset = self._presets.get(document.preset)
+        return document.url or (preset.url if preset is not None else None)
+
+    def _limits(self) -> Guardrails:
+        """The guardrails over what files may say, held against what each document says by itself."""
+        found = [limits for limits in map(self._limits_of, self._guardrail_documents) if limits is not None]
+        limits = Guardrails(found, self._paths)
+        self._problems += limits.about_files()
+        for kind, name, place in self._named:  # also those whose name another has
+            self._problems += limits.about_document(kind, name, place)
+        for resource, place in self._resource_documents:
+            self._problems += limits.about_resource(resource, place)
+        return limits
+
+    def _limits_of(self, kept: tuple[GuardrailDocument, Place]) -> Limits | None:
+        document, place = kept
+        if self._isolation is not None and self._isolation.folder(place) != TOP:
+            # Whatever becomes of a folder, no limit on others goes with it.
+            words = "stands at the top of the policies folder where folders are isolated"
+            self._problems.append(place.problem(("kind",), words))
+        folders = self._globs(parse_folders, document.folders, place, "folders")
+        only_in = self._globs(parse_folders, document.only_in, place, "only_in")
+        names = self._globs(parse_globs, document.names, place, "names")
+        identifiers = self._globs(parse_globs, document.identifiers, place, "identifiers")
+        written = (document.folders, document.only_in, document.names, document.identifiers)
+        if (folders, only_in, names, identifiers).count(None) > written.count(None):
+            return None
+        return Limits(
+            document=document,
+            place=place,
+            folders=folders,
+            only_in=only_in,
+            names=names or (),
+            identifiers=identifiers or (),
+            pinned_issuers=frozenset(self._issuers_meant(document)) if document.issuer is not None else None,
+        )
+
+    def _check_limits(self, limits: Guardrails) -> None:
+        """What guardrails and roles refer to; the service accounts come one by one."""
+        self._warnings += limits.idle()
+        for document, place in self._guardrail_documents:
+            for position, issuer in enumerate(document.issuers or ()):
+                self._check_reference("Issuer", issuer, place, ("issuers", position))
+            self._check_access(_access_of(document.access or ()), place)
+            pins = enumerate(document.pins or ())
+            looked_at = [(("pins", position), claim) for position, claims in pins for claim in claims]
+            for issuer in self._issuers_meant(document):
+                self._warn_of_unknown_claims(issuer, looked_at, place)
+        for role, place in self._role_documents:
+            self._problems += limits.about_access(self._roles[role.name], place, self._resources)
+
+    def _globs(
+        self, parse: Callable[[Sequence[str]], _Shared], written: Sequence[str] | None, place: Place, field: str
+    ) -> _Shared | None:
+        if written is None:
+            return None
+        try:
+            return parse(written)
+        except GlobError as error:
+            self._problems.append(place.problem((field, error.position), str(error)))
+            return None
+
+    def _accounts(self, limits: Guardrails) -> tuple[dict[str, ServiceAccount], list[TestCase]]:
         accounts: dict[str, ServiceAccount] = {}
         tests: list[TestCase] = []
         ordinal = 0
@@ -670,29 +798,69 @@ class _Compilation:
         templates = self._templates()
         while self._drafts:
             draft = self._drafts.pop()
-            for template in templates:
+            for template, place in templates:
                 if draft.template is None and template.fits(draft.name):
                     words = f"could be what {template.text} makes for some workload: take another name"
-                    self._problems.append(draft.place.problem(("name",), words))
-            accounts[draft.name] = self._account(draft, ordinal)
+                    made = f"could make {draft.name}, which is another service account: take another name"
+                    first = Contender(place, template.text, place.problem(("name",), made))
+                    later = Contender(draft.place, draft.name, draft.place.problem(("name",), words))
+                    self._contest("ServiceAccount", first, later)
+            account = self._account(draft, ordinal)
+            self._problems += limits.about_account(account, draft.access[1], self._roles, self._resources)
+            accounts[draft.name] = account if self._isolation is None else self._isolation.capped(account)
             ordinal += len(draft.rules)
-            for position, test in enumerate(draft.tests):
-                self._check_reference("Issuer", test.issuer, draft.place, ("tests", position, "issuer"))
-                where = draft.place.problem(("tests", position), "")
-                tests.append(TestCase(draft.name, test, where))
+            tests += self._test_cases(draft.name, account, draft.tests, draft.place)
         return accounts, tests
 
-    def _templates(self) -> list[NameTemplate]:
+    def _tests_of_documents(self, accounts: Mapping[str, ServiceAccount]) -> Iterator[TestCase]:
+        """The tests that stand in documents of their own."""
+        templates = [account for account in accounts.values() if account.template is not None]
+        for document, place in self._tests_documents:
+            name = document.service_account
+            made_by = (one for one in templates if one.template is not None and one.template.fits(name))
+            account = accounts.get(name) or next(made_by, None)
+            if account is None:
+                self._check_reference("ServiceAccount", name, place, ("service_account",))
+            elif self._isolation is not None and self._isolation.folder(place) not in {
+                TOP,
+                self._isolation.folder(account.place),
+            }:
+                # A test that fails keeps a change out: that is not for another team to say.
+                words = f"{name} is of another folder: where folders are isolated, such tests stand at the top"
+                self._problems.append(place.problem(("service_account",), words))
+            yield from self._test_cases(name, account, document.tests, place)
+
+    def _test_cases(
+        self, name: str, account: ServiceAccount | None, tests: Iterable[PolicyTest], place: Place
+    ) -> Iterator[TestCase]:
+        """Tests of one service account; None for one that is not there."""
+        for position, test in enumerate(tests):
+            self._check_reference("Issuer", test.issuer, place, ("tests", position, "issuer"))
+            if test.expect.rule is not None and account is not None:
+                rules = [rule.name for rule in account.rules]
+                if test.expect.rule not in rules:
+                    words = f"no trust rule of {account.name} is called {test.expect.rule}"
+                    path = ("tests", position, "expect", "rule")
+                    self._problems.append(place.problem(path, words, nearest(test.expect.rule, rules)))
+            preset = self._presets.get(test.like_preset) if test.like_preset is not None else None
+            sample = preset.sample if preset is not None else None
+            yield TestCase(name, test, place.problem(("tests", position), ""), sample)
+
+    def _templates(self) -> list[tuple[NameTemplate, Place]]:
         """The templates, none of which can make a name that another makes."""
-        found: list[NameTemplate] = []
+        found: list[tuple[NameTemplate, Place]] = []
         for draft in self._drafts:
             if draft.template is None:
                 continue
-            for other in found:
+            for other, place in found:
                 if draft.template.may_meet(other):
-                    words = f"could make a name that {other.text} makes: neither may begin as the other does"
-                    self._problems.append(draft.place.problem(("name",), words))
-            found.append(draft.template)
+                    words = "could make a name that {} makes: neither may begin as the other does"
+                    first, later = (
+                        Contender(at, own.text, at.problem(("name",), words.format(one.text)))
+                        for at, own, one in ((place, other, draft.template), (draft.place, draft.template, other))
+                    )
+                    self._contest("ServiceAccount", first, later)
+            found.append((draft.template, draft.place))
             if len(found) == MAX_TEMPLATES + 1:
                 self._problems.append(
                     draft.place.problem(("for_each",), f"is one of more than {MAX_TEMPLATES} templates")
@@ -731,6 +899,7 @@ class _Compilation:
             place=draft.place,
             template=draft.template,
             constant_claims=draft.constant_claims,
+            roles=draft.access[0],
         )
 
     def _rule(self, rule: _DraftRule, draft: _DraftAccount, access: _Grants, ordinal: int, position: int) -> TrustRule:
@@ -798,6 +967,14 @@ class _Compilation:
         # What could not be read may be what is referred to: repairing that comes first.
         if name not in known and not self._unread and not self._nameless:
             self._problems.append(place.problem(path, f"no {kind} is called {name}", nearest(name, known)))
+
+
+def _scopes_by_resource(access: _Access) -> _Grants:
+    """Access as written, each resource once."""
+    found: dict[str, dict[str, None]] = {}
+    for resource, scopes in access:
+        found.setdefault(resource, {}).update(dict.fromkeys(scopes))
+    return {resource: tuple(scopes) for resource, scopes in found.items()}
 
 
 def _access_of(access: tuple[Access, ...]) -> _Access:

@@ -139,10 +139,26 @@ def parse_like(written: Mapping[str, Any]) -> tuple[list[Like], list[ConditionEr
     conditions: list[Like] = []
     errors: list[ConditionError] = []
     for path, value in _leaves(written, (), errors):
-        found = _values(path, value, errors, _checked_glob)
+        found = _values(path, value, errors, checked_glob)
         if found:
             conditions.append(Like(path, tuple(map(parse_glob, found)), tuple(found)))
     return conditions, errors
+
+
+def checked_glob(value: Any) -> str:
+    """A glob that ``parse_glob`` can make ready. Raises ``ValueError`` that says what is wrong with it."""
+    if not isinstance(value, str):
+        raise _Unusable("a glob is text: only texts can be like something")
+    if not value:
+        raise _Unusable("an empty glob: to match the empty text, use match")
+    _check_text(value)
+    if "***" in value:
+        raise _Unusable("*** means nothing: * stops at / and :, ** does not")
+    if len(value) > MAX_GLOB_CHARACTERS:
+        raise _Unusable(f"a glob has at most {MAX_GLOB_CHARACTERS} characters")
+    if len(_STARS.findall(value)) > MAX_GLOB_STARS:
+        raise _Unusable(f"a glob has at most {MAX_GLOB_STARS} stars")
+    return value
 
 
 def parse_glob(glob: str) -> OneStar | ManyStars:
@@ -228,21 +244,6 @@ def _checked_scalar(value: Any) -> str | int | bool:
             raise _Unusable(f"is longer than {MAX_MATCH_CHARACTERS} characters")
     if not isinstance(value, str | int):
         raise _Unusable(f"cannot be compared with a claim: {described(value)}")
-    return value
-
-
-def _checked_glob(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _Unusable("a glob is text: only texts can be like something")
-    if not value:
-        raise _Unusable("an empty glob: to match the empty text, use match")
-    _check_text(value)
-    if "***" in value:
-        raise _Unusable("*** means nothing: * stops at / and :, ** does not")
-    if len(value) > MAX_GLOB_CHARACTERS:
-        raise _Unusable(f"a glob has at most {MAX_GLOB_CHARACTERS} characters")
-    if len(_STARS.findall(value)) > MAX_GLOB_STARS:
-        raise _Unusable(f"a glob has at most {MAX_GLOB_STARS} stars")
     return value
 
 

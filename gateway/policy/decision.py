@@ -4,17 +4,18 @@ The order of the checks: the issuer's condition, guardrails, service account, re
 Denied is the default. A denial is explained (``trace``, ``wanted``), a grant says what it looked at.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from gateway.model import Check, ClaimPath, Claims, Client, Decision, Entitlement, TokenRequest, Workload
+from gateway.model import Check, Claims, Client, Decision, Entitlement, TokenRequest, Workload
 from gateway.oauth.reasons import GRANTED
-from gateway.policy.cel import Condition, Mapped, Unknown
+from gateway.policy.cel import Mapped, Unknown
+from gateway.policy.checks import claim_check, condition_check
 from gateway.policy.conditions import Like, Match, claim_at
 from gateway.policy.generation import Generation, Resource, ServiceAccount, TrustRule
 from gateway.policy.problems import path_text
 from gateway.policy.templates import Unnameable
-from gateway.policy.wording import SHOWN_CHARACTERS, listed, seen_in_words, sentence, shown, type_in_words
+from gateway.policy.wording import SHOWN_CHARACTERS, listed, seen_in_words, sentence, shown
 
 MAX_TRACED_RULES = 20
 MAX_RULES_EXPLAINED = 200
@@ -70,6 +71,7 @@ def decide_client(generation: Generation, client: Client, request: TokenRequest)
             lifetime_seconds=min(bound for bound in bounds if bound is not None),
             claims=account.constant_claims,
             sender_constraint=resource.sender_constraint,
+            signing_algorithm=resource.signing_algorithm,
         ),
         generation=generation.number,
         service_account=account.name,
@@ -141,12 +143,13 @@ def _named_otherwise(account: ServiceAccount, claims: Claims) -> tuple[str, str]
 def _refused_before_trust(generation: Generation, issuer: str, claims: Claims) -> Decision | None:
     condition = generation.issuer_conditions.get(issuer)
     if condition is not None and not condition.holds(claims, issuer):
-        check = _condition_check(f"issuer/{issuer}", condition, claims, issuer)
+        check = condition_check(f"issuer/{issuer}", condition, claims, issuer, passed=False)
         return _denial(generation, "issuer_condition_failed", wanted=sentence(check), trace=(check,))
     for guardrail in generation.guardrails.get(issuer, ()):
         # An error is a denial, too: a guardrail that cannot be worked out protects nobody.
         if not guardrail.deny_when.is_false(claims, issuer):
-            check = _guardrail_check(f"guardrail/{guardrail.name}", guardrail.deny_when, claims, issuer)
+            label = f"guardrail/{guardrail.name}"
+            check = condition_check(label, guardrail.deny_when, claims, issuer, kind="guardrail", passed=False)
             return _denial(generation, "denied_by_guardrail", wanted=sentence(check), trace=(check,))
     return None
 
@@ -221,6 +224,7 @@ def _grant(
             lifetime_seconds=lifetime,
             claims=mapped,
             sender_constraint=resource.sender_constraint,
+            signing_algorithm=resource.signing_algorithm,
         ),
         generation=generation.number,
         service_account=account.name,
@@ -315,65 +319,7 @@ def _first_failing(rule: TrustRule, claims: Claims) -> tuple[int, Check]:
     conditions: tuple[Match | Like, ...] = (*rule.match, *rule.like)
     for condition in conditions:
         if not condition.holds(claims):
-            return passed, _claim_check(rule.label, condition, claims)
+            return passed, claim_check(rule.label, condition, claims, passed=False)
         passed += 1
     assert rule.when is not None
-    return passed, _condition_check(rule.label, rule.when, claims, rule.issuer)
-
-
-def _claim_check(label: str, condition: Match | Like, claims: Claims) -> Check:
-    seen = claim_at(claims, condition.path)
-    kind = "match" if isinstance(condition, Match) else "like"
-    wanted = condition.wanted[0] if len(condition.wanted) == 1 else list(condition.wanted)
-    return Check(
-        rule=label,
-        kind="match" if kind == "match" else "like",
-        path=condition.path,
-        wanted=wanted,
-        seen=seen,
-        passed=False,
-        note=_near_miss(condition.wanted, seen),
-    )
-
-
-def _condition_check(label: str, condition: Condition, claims: Claims, issuer: str) -> Check:
-    return Check(
-        rule=label,
-        kind="when",
-        path=condition.paths[0] if len(condition.paths) == 1 else (),
-        wanted=condition.source,
-        seen=_values_at(condition.paths, claims),
-        passed=False,
-        note=condition.why_unknown(claims, issuer)[:SHOWN_CHARACTERS],
-    )
-
-
-def _guardrail_check(label: str, condition: Condition, claims: Claims, issuer: str) -> Check:
-    return Check(
-        rule=label,
-        kind="guardrail",
-        path=condition.paths[0] if len(condition.paths) == 1 else (),
-        wanted=condition.source,
-        seen=_values_at(condition.paths, claims),
-        passed=False,
-        note=condition.why_unknown(claims, issuer)[:SHOWN_CHARACTERS],
-    )
-
-
-def _values_at(paths: Iterable[ClaimPath], claims: Claims) -> Any:
-    return {path_text(path): claim_at(claims, path) for path in paths}
-
-
-def _near_miss(wanted: Sequence[Any], seen: Any) -> str:
-    """The small differences that cost people a day."""
-    if seen is None or isinstance(seen, list | dict):
-        return ""
-    for one in wanted:
-        if type(one) is not type(seen):
-            if str(one).lower() == str(seen).lower():
-                return f"the claim is {type_in_words(seen)}, the rule wants {type_in_words(one)}"
-        elif isinstance(seen, str) and one.lower() == seen.lower():
-            return "differs in upper and lower case only"
-        elif isinstance(seen, str) and one.rstrip("/") == seen.rstrip("/"):
-            return "differs in a slash at the end only"
-    return ""
+    return passed, condition_check(rule.label, rule.when, claims, rule.issuer, passed=False)

@@ -108,6 +108,7 @@ def _entitle(
         lifetime_seconds=min(bound for bound in bounds if bound is not None),
         claims={},
         sender_constraint=resource.sender_constraint,
+        signing_algorithm=resource.signing_algorithm,
     )
     return Decision("granted", entitlement, generation.number, account.name)
 

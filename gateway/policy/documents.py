@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -23,13 +23,15 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.model import SenderConstraint
+from gateway.model import ClaimPath, SenderConstraint, SigningAlgorithm
+from gateway.policy.conditions import VERIFIED_ELSEWHERE
 
 MAX_LIFETIME_SECONDS = 24 * 3600
 MIN_LIFETIME_SECONDS = 60
 MAX_LEEWAY_SECONDS = 60
 
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,8})([smhd])")
+DURATION_PATTERN = f"^{_DURATION.pattern}$"
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _PERIOD_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
@@ -79,7 +81,7 @@ def _seconds(least: int, most: int) -> Any:
     return (
         BeforeValidator(parse_duration),
         AfterValidator(_Between(least, most)),
-        WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"}),
+        WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN}),
     )
 
 
@@ -181,10 +183,13 @@ Digest = Annotated[
     _Wording('a digest reads "sha256:" and 64 lower-case hexadecimal digits'),
 ]
 Expression = Annotated[str, Field(min_length=1)]
-Url = Annotated[str, AfterValidator(_checked_url)]
-IssuerUrl = Annotated[str, AfterValidator(_checked_issuer_url)]
+_URL_SCHEMA = WithJsonSchema({"type": "string", "pattern": rf"^https?://{_URL.pattern}$"})
+Url = Annotated[str, AfterValidator(_checked_url), _URL_SCHEMA]
+IssuerUrl = Annotated[str, AfterValidator(_checked_issuer_url), _URL_SCHEMA]
 FileName = Annotated[str, Field(min_length=1, max_length=1024)]
-Day = Annotated[str, AfterValidator(_checked_date)]
+Day = Annotated[
+    str, AfterValidator(_checked_date), WithJsonSchema({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"})
+]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 DEFAULT_CLIENT_ALGORITHMS: tuple[Algorithm, ...] = (
     "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA", "Ed25519",
@@ -202,6 +207,36 @@ SecretStoreUrl = Annotated[
     str,
     Field(pattern=r"^(aws-secretsmanager|azure-keyvault|kubernetes|vault)://[\x21-\x7e]{1,2000}$"),
     _Wording("a secret store reads aws-secretsmanager://, azure-keyvault://, kubernetes:// or vault:// and its place"),
+]
+
+KindName = Literal["Issuer", "Resource", "Role", "ServiceAccount", "Tests", "Guardrail"]
+
+
+def parse_pin(written: object) -> tuple[ClaimPath, ...]:
+    """The claims of an entry of ``pins``, any one of which has to be fixed. Raises ``ValueError``."""
+    if isinstance(written, list) and not written:
+        raise ValueError("an empty list can never be fixed: name a claim")
+    return tuple(_pinned_claim(one) for one in (written if isinstance(written, list) else [written]))
+
+
+def _pinned_claim(written: object) -> ClaimPath:
+    path: list[str] = []
+    while isinstance(written, dict) and len(written) == 1:
+        ((name, written),) = written.items()
+        path.append(name)
+    if not isinstance(written, str) or not all(map(_CLAIM_NAME.fullmatch, [*path, written])):
+        raise ValueError("a claim is its name, or {object: name} for one within an object, or a list of such")
+    path.append(written)
+    if path[0] in VERIFIED_ELSEWHERE:
+        raise ValueError(f"{path[0]} is judged by verification, with the clock: no rule can fix it")
+    return tuple(path)
+
+
+_CLAIM_NAME = re.compile(r"[\x21-\x7e]{1,128}")
+Pin = Annotated[
+    Any,
+    BeforeValidator(parse_pin),
+    WithJsonSchema({"type": ["string", "object", "array"], "minLength": 1, "minItems": 1, "minProperties": 1}),
 ]
 
 _LIST = Field(strict=False)  # a YAML list becomes a tuple; what is in it stays strict
@@ -335,6 +370,11 @@ class ResourceDocument(_Model):
         default="none",
         description="What a token for it must be bound to: a key of the client that it proves at each request "
         "(`dpop`, RFC 9449), or its TLS certificate (`mtls`, RFC 8705). Default `none`.",
+    )
+    signing_algorithm: SigningAlgorithm | None = Field(
+        default=None,
+        description="What tokens for it are signed with, where its libraries cannot verify what the settings say. "
+        "Default: `keys.algorithm` of the settings.",
     )
     owner: Title | None = Field(default=None, description="Whose API it is: whom to ask, and for guardrails.")
     served_by: Annotated[tuple[Name, ...], _LIST] = Field(
@@ -499,33 +539,55 @@ class Credentials(_Model):
 
 
 class Expectation(_Model):
-    """What an inline test expects: `allow` or `deny`."""
+    """What a test expects: `allow` or `deny`."""
 
     allow: Annotated[tuple[Scope, ...], _LIST] | None = Field(
         default=None, min_length=1, description="Exactly these scopes are granted."
     )
     deny: str | None = Field(default=None, description="The request is refused for this reason.")
     lifetime: TokenLifetime | None = Field(default=None, description="With `allow`: exactly this lifetime.")
+    rule: Name | None = Field(default=None, description="With `allow`: the trust rule that grants.")
+    token_claims: dict[ClaimName, Any] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="With `allow`: these further claims, each with exactly this value; null for one that must not be "
+        "there.",
+    )
 
     @model_validator(mode="after")
     def _allow_or_deny(self) -> "Expectation":
         _check_exactly_one(self, ("allow", "deny"))
-        if self.deny is not None and self.lifetime is not None:
-            raise ValueError("lifetime goes with allow")
+        if self.deny is not None:
+            for name in ("lifetime", "rule", "token_claims"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} goes with allow")
         return self
 
 
-class InlineTest(_Model):
+class PolicyTest(_Model):
     """An example that is run at every load; if it fails, the files are not taken over."""
 
     name: Title = Field(description="What it shows.")
     issuer: Name = Field(description="The name of the `Issuer` whose token is played.")
-    claims: dict[str, Any] = Field(description="The verified claims. `iss` and `aud` are filled in.")
+    like_preset: Name | None = Field(
+        default=None,
+        description="Begins with all claims of a sample token of this preset's platform; `claims` are what is "
+        "different: they are merged in at every level, and null takes a claim out (RFC 7396).",
+    )
+    claims: dict[str, Any] = Field(
+        default_factory=dict, description="The verified claims. `iss` and `aud` are filled in."
+    )
     resource: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         default=None, description="The `resource` of the request."
     )
     scope: str | None = Field(default=None, description="The `scope` of the request, separated by spaces.")
     expect: Expectation = Field(description="What must come out.")
+
+    @model_validator(mode="after")
+    def _some_claims(self) -> "PolicyTest":
+        if self.like_preset is None and "claims" not in self.model_fields_set:
+            raise ValueError("give claims, or like_preset, or both")
+        return self
 
 
 class ServiceAccountDocument(_Model):
@@ -561,27 +623,118 @@ class ServiceAccountDocument(_Model):
         | None
     ) = Field(default=None, description="Its token requests, such as `60/minute`.")
     credentials: Credentials | None = Field(default=None, description="Classic client authentication.")
-    tests: Annotated[tuple[InlineTest, ...], _LIST] = Field(default=(), description="Examples that gate every load.")
+    tests: Annotated[tuple[PolicyTest, ...], _LIST] = Field(default=(), description="Examples that gate every load.")
+
+
+class TestsDocument(_Model):
+    """Tests of a service account in a file of their own: of another team, or too many to stand beside it."""
+
+    __test__: ClassVar = False  # pytest collects what is called Test
+
+    kind: Literal["Tests"] = Field(description="`Tests`")
+    name: Name = Field(description="What they are called together.")
+    service_account: TemplateName = Field(
+        description="The `ServiceAccount` that they ask for, by its name or by one that its template makes."
+    )
+    tests: Annotated[tuple[PolicyTest, ...], _LIST] = Field(min_length=1, description="Examples that gate every load.")
 
 
 class GuardrailDocument(_Model):
-    """The organisation's own limit over every team's files."""
+    """The organisation's own limits over every team's files. Each of them only takes away; at least one."""
 
     kind: Literal["Guardrail"] = Field(description="`Guardrail`")
     name: Name = Field(description="What a refusal names.")
-    issuer: Name | None = Field(default=None, description="The issuer whose tokens it looks at. Default: all issuers.")
-    deny_when: Expression = Field(
-        description="A CEL condition. Unless it is `false`, the request is refused: an absent claim refuses, too."
+    folders: Annotated[tuple[str, ...], _LIST] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Which files the limits are about: globs over the path of a file, or of a folder around it, seen "
+        "from the policies folder. Not for `deny_when`. Default: all files.",
+    )
+    issuer: Name | None = Field(
+        default=None,
+        description="For `deny_when` and `pins`: the issuer whose tokens they look at, and every other of the same "
+        "`url`. Default: all issuers.",
+    )
+    deny_when: Expression | None = Field(
+        default=None,
+        description="A CEL condition. Unless it is `false`, the request is refused: an absent claim refuses, too.",
+    )
+    pins: Annotated[tuple[Pin, ...], _LIST] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="Claims that every trust rule fixes by `match`. A nested one reads `{kubernetes.io: namespace}`; a "
+        "list means any of.",
+    )
+    max_token_lifetime: TokenLifetime | None = Field(
+        default=None, description="The longest life of a token that a service account gives."
+    )
+    issuers: Annotated[tuple[Name, ...], _LIST] | None = Field(
+        default=None, min_length=1, max_length=256, description="The issuers that trust rules may use."
+    )
+    resource_owners: Annotated[tuple[Title, ...], _LIST] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Whose resources access and roles may speak of: each has one of these as its `owner`.",
+    )
+    identifiers: Annotated[tuple[str, ...], _LIST] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Globs that the `identifier` of a resource has to fit. Default: any, and none under "
+        "`resource_owners`.",
+    )
+    names: Annotated[tuple[str, ...], _LIST] | None = Field(
+        default=None, min_length=1, max_length=256, description="Globs that the name of a document has to fit."
+    )
+    kinds: Annotated[tuple[KindName, ...], _LIST] | None = Field(
+        default=None,
+        min_length=1,
+        description="The kinds of documents that may stand there. Default: all, and with `folders` all but `Issuer` "
+        "and `Guardrail`.",
+    )
+    credentials: Annotated[tuple[Literal["secrets", "keys", "certificates"], ...], _LIST] | None = Field(
+        default=None,
+        description="The credentials of their own that service accounts may have; an empty list means none.",
+    )
+    access: Annotated[tuple[Access, ...], _LIST] | None = Field(
+        default=None, min_length=1, max_length=256, description="Scopes that only the files of `only_in` may grant."
+    )
+    only_in: Annotated[tuple[str, ...], _LIST] | None = Field(
+        default=None, min_length=1, max_length=256, description="Which files may grant `access`: globs as in `folders`."
     )
 
+    @model_validator(mode="after")
+    def _some_limit(self) -> "GuardrailDocument":
+        limits = [name for name in LIMITS if getattr(self, name) is not None]
+        if not limits:
+            raise ValueError(f"limits nothing: give at least one of {', '.join(LIMITS)}")
+        if (self.access is None) != (self.only_in is None):
+            raise ValueError("access and only_in go together: what is kept, and for which files")
+        if self.issuer is not None and not {"deny_when", "pins"} & set(limits):
+            raise ValueError("issuer goes with deny_when and pins: nothing else looks at one")
+        if self.folders is not None and self.deny_when is not None:
+            words = "folders does not go with deny_when, which holds for every service account: write two guardrails"
+            raise ValueError(words)
+        return self
 
-Document = IssuerDocument | ResourceDocument | RoleDocument | ServiceAccountDocument | GuardrailDocument
+
+LIMITS = (
+    "deny_when", "pins", "max_token_lifetime", "issuers", "resource_owners", "identifiers", "names", "kinds",
+    "credentials", "access",
+)  # fmt: skip
+"""The fields of a guardrail that take something away."""
+
+Document = IssuerDocument | ResourceDocument | RoleDocument | ServiceAccountDocument | TestsDocument | GuardrailDocument
 
 KINDS: dict[str, type[Document]] = {
     "Issuer": IssuerDocument,
     "Resource": ResourceDocument,
     "Role": RoleDocument,
     "ServiceAccount": ServiceAccountDocument,
+    "Tests": TestsDocument,
     "Guardrail": GuardrailDocument,
 }
 
@@ -595,6 +748,8 @@ class SourceDocument:
     line: int
     number: int
     folder: str
+    path: str = ""
+    """The file's path from the policies folder, its parts separated by ``/``: what guardrails know it by."""
 
 
 def _check_exactly_one(model: BaseModel, names: tuple[str, ...]) -> None:

@@ -6,14 +6,15 @@ The one reader of ``gateway/policy``; together with ``store.py`` the only part o
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gateway.policy.documents import SourceDocument
+from gateway.policy.isolation import PolicyFile, Reading
 from gateway.policy.problems import ConfigurationProblems, Locate, Problem
-from gateway.policy.yaml_reader import YamlDocument, lines_of, nearest_line, parse_yaml_document, read_documents
+from gateway.policy.yaml_reader import decoded, lines_of, nearest_line, parse_yaml_document
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 MAX_TOTAL_BYTES = 512 * 1024 * 1024
@@ -45,18 +46,39 @@ class Sources:
         files = policy_files(self._folder, problems)
         before = _signature(files)
         found = False
-        for file, content in self._contents(files, problems):
-            text = _decoded(content, str(file), problems)
-            parent = str(file.parent.absolute())
-            documents: Iterator[YamlDocument] = read_documents(text, str(file), problems)
-            for one in documents:
+        for file in self._contents(files, problems):
+            for one in file.documents(problems):
                 found = True
-                yield SourceDocument(one.value, str(file), one.line, one.number, parent)
+                yield one
         if not found and not problems:
-            # An empty folder is a mount that failed, not a wish to trust nobody.
-            problems.append(Problem(str(self._folder), 0, (), "holds no policy documents (*.yaml, *.yml)"))
+            problems.append(no_documents(self._folder))
         if _signature(files) != before:
             problems.append(Problem(str(self._folder), 0, (), "the files changed while they were read"))
+
+    def read(self) -> Reading:
+        """Every file as it is now, held in memory, with what cannot be read by the folder that it lies in."""
+        problems: list[Problem] = []
+        of_files: list[Problem] = []
+        files = policy_files(self._folder, problems)
+        before = _signature(files)
+        contents = tuple(self._contents(files, of_files))
+        if _signature(files) != before:
+            problems.append(Problem(str(self._folder), 0, (), "the files changed while they were read"))
+        unreadable: dict[str, list[Problem]] = {}
+        for problem in (*problems, *of_files):
+            path = self._path_of(Path(problem.file))
+            if problem.file != str(self._folder):
+                unreadable.setdefault(path.rpartition("/")[0] if problem in of_files else path, []).append(problem)
+        return Reading(
+            root=str(self._folder),
+            files=contents,
+            unreadable={folder: tuple(told) for folder, told in unreadable.items()},
+            problems=tuple(one for one in (*problems, *of_files) if one.file == str(self._folder)),
+        )
+
+    def _path_of(self, file: Path) -> str:
+        """As guardrails know it: seen from the policies folder. Links are not followed for it."""
+        return file.name if file == self._folder else file.relative_to(self._folder).as_posix()
 
     def fingerprint(self) -> str:
         """The digest that ``documents`` would end with now. Never raises: what cannot be read makes another one."""
@@ -67,7 +89,7 @@ class Sources:
             self._digest.update(f"{problem}\0".encode())
         return self.sha256
 
-    def _contents(self, files: list[Path], problems: list[Problem]) -> Iterator[tuple[Path, bytes]]:
+    def _contents(self, files: list[Path], problems: list[Problem]) -> Iterator[PolicyFile]:
         total = 0
         for file in files:
             try:
@@ -77,11 +99,30 @@ class Sources:
                 continue
             total += len(content)
             if total > MAX_TOTAL_BYTES:
-                problems.append(Problem(str(file), 0, (), f"more than {MAX_TOTAL_BYTES // 2**20} MiB of policy files"))
+                words = f"more than {MAX_TOTAL_BYTES // 2**20} MiB of policy files"
+                problems.append(Problem(str(self._folder), 0, (), words))
                 return
-            self._digest.update(f"{file}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
-            self._digest.update(content)
-            yield file, content
+            read = PolicyFile(str(file), self._path_of(file), str(file.parent.absolute()), content)
+            _note(self._digest, read)
+            yield read
+
+
+def digest_of(files: Iterable[PolicyFile]) -> str:
+    """The hex digest of files that were read, in this order: what ``Sources`` says of them."""
+    digest = hashlib.sha256()
+    for one in files:
+        _note(digest, one)
+    return digest.hexdigest()
+
+
+def no_documents(folder: Path) -> Problem:
+    """That there is nothing in a folder. An empty one is a mount that failed, not a wish to trust nobody."""
+    return Problem(str(folder), 0, (), "holds no policy documents (*.yaml, *.yml)")
+
+
+def _note(digest: "hashlib._Hash", file: PolicyFile) -> None:
+    digest.update(f"{file.file}\0{len(file.content)}\0".encode("utf-8", "surrogateescape"))
+    digest.update(file.content)
 
 
 def load_yaml_document(file: Path) -> tuple[Any, Locate]:
@@ -94,7 +135,7 @@ def load_yaml_document(file: Path) -> tuple[Any, Locate]:
     except OSError as error:
         raise ConfigurationProblems(_reading_problems(error, str(file))) from None
     problems: list[Problem] = []
-    text = _decoded(content, str(file), problems)
+    text = decoded(content, str(file), problems)
     if problems:
         raise ConfigurationProblems(problems)
     return parse_yaml_document(text, str(file))
@@ -120,14 +161,22 @@ def policy_files(folder: Path, problems: list[Problem]) -> list[Path]:
         return []
 
 
-def locate_problems(problems: Iterable[Problem]) -> list[Problem]:
-    """The same problems on their exact lines: each file concerned is read once more."""
+def policy_text(file: str) -> str | None:
+    """The text of a policy file as it is now; None where it cannot be read."""
+    try:
+        return _bytes_of(Path(file)).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ConfigurationProblems):
+        return None
+
+
+def locate_problems(problems: Iterable[Problem], contents: Mapping[str, bytes] | None = None) -> list[Problem]:
+    """The same problems on their exact lines: each file concerned is read once more, or looked up in ``contents``."""
     problems = list(problems)
     numbers: dict[str, set[int]] = {}
     for problem in problems:
         if problem.path and problem.line:
             numbers.setdefault(problem.file, set()).add(problem.document)
-    lines = {file: _lines_in(Path(file), wanted) for file, wanted in numbers.items()}
+    lines = {file: _lines_in(file, wanted, contents or {}) for file, wanted in numbers.items()}
     return [_located(problem, lines) for problem in problems]
 
 
@@ -139,9 +188,12 @@ def _located(problem: Problem, lines: dict[str, dict[int, dict[tuple[str | int, 
     return replace(problem, line=max(problem.line, nearest_line(known, problem.path)))
 
 
-def _lines_in(file: Path, wanted: set[int]) -> dict[int, dict[tuple[str | int, ...], int]]:
+def _lines_in(
+    file: str, wanted: set[int], contents: Mapping[str, bytes]
+) -> dict[int, dict[tuple[str | int, ...], int]]:
     try:
-        return lines_of(_bytes_of(file).decode("utf-8"), wanted)
+        content = contents[file] if file in contents else _bytes_of(Path(file))
+        return lines_of(content.decode("utf-8"), wanted)
     except (OSError, UnicodeDecodeError, ConfigurationProblems):
         return {}
 
@@ -203,15 +255,6 @@ def _reading_problems(error: OSError | ConfigurationProblems, file: str) -> list
     if isinstance(error, ConfigurationProblems):
         return list(error.problems)
     return [Problem(file, 0, (), f"cannot be read: {error.strerror or error}")]
-
-
-def _decoded(content: bytes, file: str, problems: list[Problem]) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        problems.append(Problem(file, line, (), "is not UTF-8"))
-        return ""
 
 
 def _signature(files: list[Path]) -> _Signature:

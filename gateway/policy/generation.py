@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from gateway.model import ClaimPath, Claims, RegisteredClient, SenderConstraint, TrustedIssuer
+from gateway.model import ClaimPath, Claims, RegisteredClient, SenderConstraint, SigningAlgorithm, TrustedIssuer
 from gateway.policy.cel import Condition, Mapped
 from gateway.policy.conditions import Like, Match, ScalarKey, claim_at, scalar_key
-from gateway.policy.documents import Credentials, InlineTest, RateLimit
+from gateway.policy.documents import Credentials, GuardrailDocument, PolicyTest, RateLimit
 from gateway.policy.problems import Place, Problem
 from gateway.policy.templates import NameTemplate
 
@@ -31,6 +31,8 @@ class Resource:
     served_by: frozenset[str]
     owner: str | None
     place: Place
+    signing_algorithm: SigningAlgorithm | None = None
+    """None for the one of the settings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +93,8 @@ class ServiceAccount:
     """Where each workload has an account of its own by it: then ``name`` is that of the template."""
     constant_claims: Mapping[str, Any] = field(default_factory=dict)
     """The mapped claims that look at no workload: those that a token of ``client_credentials`` carries."""
+    roles: tuple[str, ...] = ()
+    """The roles that ``access`` comes from in part, in the order of the file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,9 +130,11 @@ class TestCase:
     __test__ = False  # pytest collects what is called Test
 
     service_account: str
-    test: InlineTest
+    test: PolicyTest
     place: Problem
     """A problem without words, to be filled in if the test fails."""
+    sample: Claims | None = None
+    """The sample token that its claims begin with, where it names a preset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,10 @@ class Generation:
     counts: Counts
     issuer_places: Mapping[str, Place]
     role_places: Mapping[str, Place]
+    roles: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """For each role's name the scopes that it gives, by the resource's name."""
+    written_guardrails: tuple[tuple[GuardrailDocument, Place], ...] = ()
+    """All guardrails as written, those over what files may say included: they were kept to when these were loaded."""
     tests: tuple[TestCase, ...] = ()
     """The tests of the files, where they were asked for: who serves has no need of them."""
     warnings: tuple[Problem, ...] = ()
@@ -173,6 +183,14 @@ class Generation:
         """Whether this issuer is the one of its name here: not one of a generation before, with other keys or URL."""
         own = self.issuers_by_name.get(issuer.name)
         return own is issuer or own == issuer
+
+    @cached_property
+    def tests_by_account(self) -> Mapping[str, tuple[TestCase, ...]]:
+        """The tests that were kept, by the service account that they are about."""
+        found: dict[str, list[TestCase]] = {}
+        for case in self.tests:
+            found.setdefault(case.service_account, []).append(case)
+        return {name: tuple(cases) for name, cases in found.items()}
 
     @cached_property
     def templates(self) -> tuple[tuple[ServiceAccount, NameTemplate], ...]:

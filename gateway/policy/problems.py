@@ -47,7 +47,7 @@ class Problem:
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         path = f"{path_text(self.path)}: " if self.path else ""
         hint = f" (did you mean {self.suggestion}?)" if self.suggestion else ""
-        return _visible(f"{where}{path}{self.message}{hint}")
+        return visible(f"{where}{path}{self.message}{hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,12 @@ class Place:
 class ConfigurationProblems(Exception):
     """Raised when a file cannot be used. Holds every problem found, in the order of files and lines."""
 
-    def __init__(self, problems: Iterable[Problem], left_out: int = 0) -> None:
+    def __init__(self, problems: Iterable[Problem], left_out: int = 0, files: Iterable[str] = ()) -> None:
+        """``left_out`` and ``files`` are those of the problems that are not among ``problems`` any more."""
         found = sorted(problems, key=lambda problem: (problem.file, problem.line))
         super().__init__(found)
+        self.files = frozenset([*(problem.file for problem in found), *files])
+        """The files that something is wrong with, those of problems that were left out included."""
         self.problems: tuple[Problem, ...] = tuple(found[:MAX_PROBLEMS])
         self.left_out = left_out + max(0, len(found) - MAX_PROBLEMS)
 
@@ -81,7 +84,7 @@ class PolicyProblems(ConfigurationProblems):
     """The policy files cannot become a generation."""
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """The text with everything that has no shape escaped: it goes to terminals, logs and JSON, which controls, marks
     that turn the direction of writing and file names that are no Unicode would confuse or break.
     """

@@ -76,6 +76,16 @@ class _Fault(Exception):
         self.message = message
 
 
+def decoded(content: bytes, file: str, problems: list[Problem]) -> str:
+    """The text of a file; of one that is not UTF-8 none, and a problem."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problems.append(Problem(file, line, (), "is not UTF-8"))
+        return ""
+
+
 def read_documents(text: str, file: str, problems: list[Problem]) -> Iterator[YamlDocument]:
     """The documents of a file, one by one; empty ones are left out.
 

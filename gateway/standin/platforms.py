@@ -1,9 +1,11 @@
 """How each platform publishes itself: paths, discovery members, header and key ids, as a table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from gateway.identity.presets import aks, eks, gke, openshift
 from gateway.standin import shapes
 from gateway.standin.keys import KeyIdRule, SigningKey, spki_sha1, spki_sha256, thumbprint, uuid_of_key
 
@@ -61,6 +63,40 @@ KUBERNETES = Platform(
     discovery=_PUBLIC_OIDC,
     jwks_content_type="application/jwk-set+json",
     cache_control="public, max-age=3600",
+)
+
+EKS = replace(
+    KUBERNETES,
+    name="eks",
+    title="A pod in Amazon EKS",
+    issuer=eks.PRESET.sample["iss"],
+    jwks_path="/keys",
+    claims=partial(shapes.kubernetes_claims, namespace="reports", service_account="reporter", pod="reporter-29381"),
+)
+
+GKE = replace(
+    KUBERNETES,
+    name="gke",
+    title="A pod in Google Kubernetes Engine",
+    issuer=gke.PRESET.sample["iss"],
+    jwks_path="/jwks",
+    claims=partial(shapes.kubernetes_claims, namespace="security", service_account="image-scanner", pod="scan-7f9c"),
+)
+
+AKS = replace(
+    KUBERNETES,
+    name="aks",
+    title="A pod in Azure Kubernetes Service",
+    issuer=aks.PRESET.sample["iss"],
+    claims=partial(shapes.kubernetes_claims, namespace="mail", service_account="statements", pod="statements-0"),
+)
+
+OPENSHIFT = replace(
+    KUBERNETES,
+    name="openshift",
+    title="A pod in OpenShift",
+    issuer=openshift.PRESET.sample["iss"],
+    claims=partial(shapes.kubernetes_claims, namespace="shop-north", service_account="till", pod="till-1"),
 )
 
 GITHUB_ACTIONS = Platform(
@@ -123,4 +159,16 @@ AWS_STS = Platform(
     discovery=_PUBLIC_OIDC,
 )
 
-PLATFORMS = (KUBERNETES, GITHUB_ACTIONS, GITLAB_CI, AWS_STS)
+BUILDKITE = Platform(
+    name="buildkite",
+    title="A job of Buildkite",
+    issuer=shapes.BUILDKITE_ISSUER,
+    jwks_path="/.well-known/jwks",
+    algorithms=("RS256",),
+    claims=shapes.buildkite_claims,
+    key_id=thumbprint,
+    header=_typ,
+    discovery=_PUBLIC_OIDC,
+)
+
+PLATFORMS = (KUBERNETES, EKS, GKE, AKS, OPENSHIFT, GITHUB_ACTIONS, GITLAB_CI, AWS_STS, BUILDKITE)

@@ -14,6 +14,7 @@ AUDIENCE = "https://sts.orchard.example"
 KUBERNETES_ISSUER = "https://kubernetes.default.svc.cluster.local"
 GITHUB_ACTIONS_ISSUER = "https://token.actions.githubusercontent.com"
 GITLAB_CI_ISSUER = "https://gitlab.com"
+BUILDKITE_ISSUER = "https://agent.buildkite.com"
 AWS_STS_ISSUER = "https://3f0c6a1e-8f3b-4c55-9a1d-0a1b2c3d4e5f.tokens.sts.global.api.aws"
 
 ABSENT: Final = object()
@@ -231,6 +232,43 @@ def aws_sts_claims(
             "lambda_source_function_arn": f"arn:aws:lambda:eu-north-1:{account}:function:{name}",
             "request_tags": {"purpose": "nightly-export"},
         },
+    }
+    return _overridden(claims, overrides)
+
+
+def buildkite_claims(
+    now: float,
+    audience: Audience = AUDIENCE,
+    *,
+    organization: str = "acme",
+    pipeline: str = "web",
+    branch: str = "main",
+    lifetime_seconds: int = 300,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """The token of a job that asked for the ids (``--claim organization_id,pipeline_id``): one issuer for all
+    customers, no ``jti``, ``build_number`` is a number, ``sub`` differs from build to build.
+    """
+    issued_at = int(now)
+    claims: dict[str, Any] = {
+        "iss": BUILDKITE_ISSUER,
+        "sub": f"organization:{organization}:pipeline:{pipeline}:ref:refs/heads/{branch}:commit:{_COMMIT}:step:deploy",
+        "aud": audience,
+        "iat": issued_at,
+        "nbf": issued_at,
+        "exp": issued_at + lifetime_seconds,
+        "organization_slug": organization,
+        "organization_id": "01840000-0000-4000-8000-000000000001",
+        "pipeline_slug": pipeline,
+        "pipeline_id": "01840000-0000-4000-8000-000000000002",
+        "build_number": 341,
+        "build_branch": branch,
+        "build_commit": _COMMIT,
+        "step_key": "deploy",
+        "job_id": "01840000-0000-4000-8000-000000000003",
+        "agent_id": "01840000-0000-4000-8000-000000000004",
+        "build_source": "webhook",
+        "runner_environment": "buildkite-hosted",
     }
     return _overridden(claims, overrides)
 

@@ -7,15 +7,13 @@ import orjson
 from gateway.tokens.signing_key import SigningKey
 from gateway.tokens.signing_keys import SigningKeys
 
-CACHE_CONTROL = "public, max-age=300, must-revalidate"
-
 
 class KeySetDocument:
     """The JWKS as bytes with its entity tag, made anew only when a key comes or goes."""
 
-    cache_control = CACHE_CONTROL
-
-    def __init__(self, signing_keys: SigningKeys) -> None:
+    def __init__(self, signing_keys: SigningKeys, cache_for_seconds: int) -> None:
+        """``cache_for_seconds`` is how long verifiers may keep it."""
+        self.cache_control = f"public, max-age={cache_for_seconds}, must-revalidate"
         self._signing_keys = signing_keys
         self._keys: tuple[SigningKey, ...] | None = None
         self._body = b""

@@ -5,7 +5,7 @@ made when the key is made. What else the key signs says by its ``typ`` that it i
 """
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Self
 
 import orjson
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from gateway.jose import base64url
 from gateway.jose.thumbprint import jwk_thumbprint
+from gateway.model import SigningAlgorithm
 
-Algorithm = Literal["ES256", "EdDSA", "RS256"]
 ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068 §2.1
 
 _RSA_BITS = 2048
@@ -38,7 +38,7 @@ class SigningKey:
     __slots__ = ("_jwk", "_prefixes", "_private_key", "_sign", "_verify", "algorithm", "created_at", "header_segment",
                  "kid")  # fmt: skip
 
-    algorithm: Algorithm
+    algorithm: SigningAlgorithm
     kid: str
     created_at: int
     header_segment: str
@@ -55,23 +55,34 @@ class SigningKey:
             raise ValueError("the private key does not fit its public half")
 
     @classmethod
-    def generate(cls, algorithm: Algorithm, now: float) -> Self:
-        """A new key, created at ``now``."""
-        return cls(_generate(algorithm), int(now))
+    def generate(cls, algorithm: SigningAlgorithm, now: float) -> Self:
+        """A new key, created at ``now``. Its name does not begin with a dash: command lines would take that for an
+        option.
+        """
+        while True:
+            key = cls(_generate(algorithm), int(now))
+            if not key.kid.startswith("-"):
+                return key
 
     @classmethod
-    def from_pem(cls, pem: bytes, created_at: int) -> Self:
-        """The key in an unencrypted PKCS#8 PEM (RFC 5958, RFC 7468 §10). Raises ``ValueError``."""
+    def from_pem(cls, pem: bytes, created_at: int, passphrase: bytes | None = None) -> Self:
+        """The key in a PKCS#8 PEM (RFC 5958, RFC 7468 §10), which may be encrypted only where there is a passphrase.
+
+        Raises ``ValueError``.
+        """
         try:
-            private_key = serialization.load_pem_private_key(pem, password=None)
+            private_key = serialization.load_pem_private_key(pem, passphrase if is_encrypted(pem) else None)
         except (TypeError, UnsupportedAlgorithm) as error:
             raise ValueError(str(error)) from error
         return cls(private_key, created_at)
 
-    def private_pem(self) -> bytes:
-        """The secret itself, as unencrypted PKCS#8 PEM: for a key store and for nobody else."""
+    def private_pem(self, passphrase: bytes | None = None) -> bytes:
+        """The secret itself, as PKCS#8 PEM: for a key store and nobody else. With a passphrase it is encrypted."""
+        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+        if passphrase is not None:
+            encryption = serialization.BestAvailableEncryption(passphrase)
         return self._private_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
         )
 
     def public_jwk(self) -> dict[str, str]:
@@ -105,7 +116,12 @@ class SigningKey:
         return f"SigningKey({self.algorithm} {self.kid})"
 
 
-def _generate(algorithm: Algorithm) -> PrivateKeyTypes:
+def is_encrypted(pem: bytes) -> bool:
+    """Whether a PKCS#8 PEM says that it is encrypted (RFC 7468 §11)."""
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem
+
+
+def _generate(algorithm: SigningAlgorithm) -> PrivateKeyTypes:
     if algorithm == "ES256":
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm == "EdDSA":
@@ -113,7 +129,7 @@ def _generate(algorithm: Algorithm) -> PrivateKeyTypes:
     return rsa.generate_private_key(_RSA_EXPONENT, _RSA_BITS)
 
 
-def _scheme(private_key: PrivateKeyTypes) -> tuple[Algorithm, dict[str, str], _Sign, _Verify]:
+def _scheme(private_key: PrivateKeyTypes) -> tuple[SigningAlgorithm, dict[str, str], _Sign, _Verify]:
     """The one algorithm that a key is for (RFC 8725 §3.1): its name, the public JWK, both operations."""
     match private_key:
         case ec.EllipticCurvePrivateKey():

@@ -22,9 +22,9 @@ from gateway.policy.decision import decide
 from gateway.policy.problems import PolicyProblems
 from gateway.tokens.own_token import verify_own_token
 from gateway.tokens.signing_key import SigningKey
-from gateway.tokens.signing_keys import SigningKeys
 from tests.attacks.hostile import DESCRIPTION
 from tests.support.policies import BASE, generation_of
+from tests.support.signing import signing_keys
 from tests.support.tokens import AUDIENCE, NOW, SigningIssuer, base64url, compact
 
 bounded = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -167,7 +167,7 @@ def test_a_mutated_header_changes_nothing_or_refuses(seed: int):
 def test_no_change_to_a_token_of_our_own_passes(seed: int):
     chance = random.Random(seed)
     key = SigningKey.generate("ES256", NOW)
-    keys = SigningKeys([key], "ES256")
+    keys = signing_keys([key])
     claims = {
         "iss": AUDIENCE,
         "sub": "a",

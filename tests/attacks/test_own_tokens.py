@@ -81,9 +81,7 @@ async def exchanged(house: House, form: dict[str, str]) -> dict[str, Any]:
 
 
 def signing_key(house: House) -> SigningKey:
-    keys = house.gateway.gateway.signing_keys
-    assert keys is not None
-    return keys.current()
+    return house.gateway.gateway.signing_keys.current()
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -184,10 +184,10 @@ GROWING = {
     "texts that double": '["aaaaaaaa"]' + ".map(x, x + x)" * 28 + '[0] == "b"',
     "lists that double": "[[1, 1]]" + ".map(x, x + x)" * 25 + " == [[1]]",
     "lists within lists": "dyn([1])" + ".map(x, [x, x])" * 26 + " == dyn([1])" + ".map(x, [x, x])" * 26,
-    "sums in a loop": "[claims.a].exists(x, " + " + ".join(["x"] * 12) + " == claims.b)",
-    "sums in loops within loops": "["
-    "claims.a].exists(x, [x + x].exists(y, [y + y].exists(z, [z + z].exists(v, v == v))))",
-    "literals in loops": "[[1,1]].exists(a, [[a,a]].exists(b, [[b,b]].exists(c, [[c,c]].exists(d, d == d))))",
+    "sums in a loop": "claims.l.exists(a, claims.l.exists(b, " + " + ".join(["claims.l"] * 12) + " == claims.b))",
+    "sums in loops within loops": "claims.l.exists(a, [claims.l + claims.l].exists(b, b.map(c, b).map(d, b) == []))",
+    "literals in loops": "claims.l.exists(a, claims.l.map(b, [claims.l]).exists(c, claims.l.all(d, c == [a])))",
+    "loops within loops": "[1, 2].all(x, " * 5 + "true" + ")" * 5,
     "a comment between": '["a"]' + ".map(x, x // )\n + x)" * 28 + '[0] == "b"',
     "regular expressions": " || ".join(['claims.a.matches("' + "a{1000}" * 10 + '")'] * 20),
 }
@@ -195,7 +195,7 @@ GROWING = {
 
 @pytest.mark.parametrize("name", GROWING)
 def test_a_condition_that_grows_without_bounds_is_refused_when_it_is_loaded(name: str):
-    with pytest.raises(CelError, match=r"goes through lists|adds more|repeat"):
+    with pytest.raises(CelError, match=r"could take too long|lists within lists|repeat"):
         parse_condition(GROWING[name])
 
 
@@ -203,7 +203,9 @@ HARMLESS = (
     'claims.groups.exists(g, g == "team-" + claims.team) || claims.groups.exists(g, g.matches("^a+b+c+d+e+f+g+h+i+$"))',
     'claims.groups.all(g, g in ["a", "b"]) && claims.roles.all(r, r in ["c", "d"])',
     'claims.text == "+ + + + + + + + + + .map(x, y)" || claims.list.exists(x, x == r"\\+" || x == \'"+"\')',
-    "claims.l.all(a, claims.l.all(b, claims.l.all(c, claims.l.all(d, a == b && c == d))))",
+    "claims.l.all(a, claims.l.all(b, claims.l.all(c, a == b && b == c)))",
+    'claims.groups.filter(g, g.startsWith("team-")).map(g, g + "@" + issuer)[0] == "team-a@prod"',
+    'claims.jti.matches("^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")',
     '"a" + "b" + "c" + "d" + "e" + "f" + "g" + "h" + "i" + "j" == "abcdefghij"',
     'claims.sub.matches("^[a-z]{1,63}$")',
 )
@@ -214,20 +216,30 @@ def test_an_ordinary_condition_is_none_of_those(source: str):
     parse_condition(source)
 
 
-def test_whatever_loads_is_worked_out_in_bounded_time_and_space():
-    claims = {"a": "x" * 4000, "b": "x" * 4000, "l": list(range(3000)), "t": ["ab"] * 1000}
-    sources = (
-        "[claims.a + claims.a + claims.a].exists(x, [x + x + x].exists(y, [y + y + y].exists(z, z == z)))",
-        "claims.l.all(a, claims.l.all(b, claims.l.all(c, a == b)))",
-        "[[" + "1," * 150 + "1]].exists(a, [[" + "a," * 150 + "a]].exists(b, [[" + "b," * 150 + "b]] == [[b]]))",
-        'claims.a.matches("' + "(x+x+)+" * 100 + 'y")',
-        'claims.a.matches("(?:' + "x?" * 300 + '){3}$")',
-    )
-    for source in sources:
-        condition = parse_condition(source)
+SLOW = (
+    "[claims.a + claims.a + claims.a].exists(x, [x + x + x].exists(y, [y + y + y].exists(z, z == z)))",
+    "claims.l.all(a, claims.l.all(b, claims.l.all(c, a == b)))",
+    "claims.l.all(a, claims.l.all(b, claims.l == claims.l))",
+    "claims.l.all(a, claims.l == claims.l)",
+    "claims.l.all(a, !(-1 in claims.l))",
+    "claims.l.map(a, claims.l + claims.l).size() > 0",
+    "claims.l.map(a, claims.l) == claims.l.map(a, claims.l)",
+    "claims.l.filter(a, true) == claims.l",
+    'claims.a.matches("' + "(x+x+)+" * 20 + 'y")',
+    'claims.l.all(a, !claims.a.matches("x*y"))',
+    "claims.l.all(a, !claims.a.contains(claims.b))",
+)
+"""Of two lists of a token each of these would make seconds, and some of them gigabytes."""
+
+
+@pytest.mark.parametrize("source", SLOW)
+def test_whatever_loads_is_worked_out_in_bounded_time(source: str):
+    condition = parse_condition(source)
+    for length in (5, 20, 60, 100, 200, 300, 500, 1000, 3000, 6000):
+        claims = {"a": "x" * length, "b": "x" * (length // 2) + "y", "l": [1] * length}
         started = process_time()
-        condition.holds(claims, "here")
-        assert process_time() - started < 1, source
+        condition.work_out(claims, "here")
+        assert process_time() - started < 0.5, length
 
 
 NEITHER_TRUE_NOR_FALSE = (

@@ -107,6 +107,11 @@ def test_every_field_of_the_model_has_its_place():
         actor_token_id="actor-1",
         authentication="private_key_jwt/key:k1",
         client_assertion_id="assertion-1",
+        claims_complete=True,
+        client_id_asked="nightly-backup",
+        resource_asked="backup-api",
+        lifetime_asked_seconds=600,
+        lifetime_given_seconds=600,
     )
     assert json.loads(to_json_line(full)).keys() == {field.name for field in dataclasses.fields(AuditRecord)}
 
@@ -127,6 +132,42 @@ def test_rfc_3339_the_time_is_utc_with_microseconds(time, text):
 def test_a_claim_name_that_looks_like_a_path_is_not_taken_for_one():
     claims = ((("a", "b"), 1), (("a/b",), 2), (("a.b",), 3), (("",), 4), ((), 5))
     assert json.loads(line_of(GRANTED, claims=claims))["claims"] == {"/a/b": 1, "/a~1b": 2, "/a.b": 3, "/": 4, "": 5}
+
+
+def test_all_claims_of_a_token_stand_in_its_record_by_their_names_and_say_so():
+    claims = {"sub": "s", "kubernetes.io": {"pod": {"name": "web-0"}}, "a/b~c": None, "run": 7}
+    record = json.loads(line_of(GRANTED, claims=claims, claims_complete=True))
+    assert record["claims"] == {
+        "/sub": "s",
+        "/kubernetes.io": {"pod": {"name": "web-0"}},
+        "/a~1b~0c": None,
+        "/run": 7,
+    }
+    assert record["claims_complete"] is True
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "s", "note": "x" * 2000},
+        {"sub": "s", "groups": [{"names": ["x" * 2000]}]},
+        {"sub": "s", "x" * 2000: "note"},
+        {"sub": "s", "run": 10**20},
+        {"sub": "s", "odd": "\ud800"},
+        {f"claim-{number}": "x" * 900 for number in range(40)},
+    ],
+    ids=["a text", "a text within", "a name", "a number", "a surrogate", "all together"],
+)
+def test_claims_of_which_anything_was_cut_do_not_pass_for_all(claims):
+    assert "claims_complete" not in json.loads(line_of(GRANTED, claims=claims, claims_complete=True))
+
+
+def test_claims_stay_complete_where_something_else_was_cut():
+    claims = {"sub": "s", "groups": [{"a": [1, True, None]}]}
+    record = json.loads(line_of(GRANTED, claims=claims, claims_complete=True, detail="x" * 5000))
+    assert record["claims_complete"] is True
+    assert record["claims"] == {"/sub": "s", "/groups": [{"a": [1, True, None]}]}
+    assert record["detail"].endswith("[cut: 5000 characters]")
 
 
 def test_a_record_is_one_line_whatever_is_in_it():

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import decisions, flood, throughput
+from tests.benchmarks import decisions, flood, replay, scale, throughput
 
-SUBJECTS = ("throughput", "flood", "decisions")
+SUBJECTS = ("throughput", "flood", "decisions", "scale", "replay")
 
 
 def main() -> int:
@@ -44,6 +44,10 @@ def main() -> int:
             print(f"{how} of the flood, medians.\n")
         if "decisions" in wanted:
             decisions.print_table(decisions.measure(_folder(name, "decisions"), console))
+        if "scale" in wanted:
+            scale.print_table(scale.measure(_folder(name, "scale"), console))
+        if "replay" in wanted:
+            replay.print_table(replay.measure(_folder(name, "replay"), console))
     return 0
 
 

@@ -43,6 +43,7 @@ class Case:
 CASES = (
     Case("floor", "rs256-token", "fresh", "floor"),
     Case("fresh GitHub token", "gateway", "fresh", "floor"),
+    Case("the same, with a shadow of these policies", "shadowed", "fresh", "floor"),
     Case("30 % of requests denied", "gateway", "mixed", "floor", refusals_expected=True),
     Case("floor without verification", "nothing", "repeated", "floor without verification"),
     Case("repeated pod token", "gateway", "repeated", "floor without verification"),
@@ -89,6 +90,9 @@ def _write_configuration(folder: Path, stock: Stock) -> None:
     clients.write_policies(folder / "policies", stock.credentials, ((name, BEYOND_REACH) for name in names))
     rates = dict.fromkeys(("ceiling", "service_account", "workload", "failures_per_source"), BEYOND_REACH)
     write_settings(folder, quotas=rates)
+    shadowed = folder / "shadowed"
+    shadowed.mkdir()
+    write_settings(shadowed, quotas=rates, policies="../policies", policies_shadow="../policies")
 
 
 def _start_servers(folder: Path, stock: Stock, stack: ExitStack) -> Mapping[str, int]:
@@ -100,7 +104,8 @@ def _start_servers(folder: Path, stock: Stock, stack: ExitStack) -> Mapping[str,
         "nothing": "",
     }
     ports = {check: stack.enter_context(floor(check, text)) for check, text in evidence.items()}
-    return {**ports, "gateway": stack.enter_context(gateway(folder))}
+    gateways = {"gateway": folder, "shadowed": folder / "shadowed"}
+    return {**ports, **{name: stack.enter_context(gateway(of)) for name, of in gateways.items()}}
 
 
 def _write_forms(folder: Path, stock: Stock, count: int) -> None:

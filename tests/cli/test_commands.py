@@ -3,12 +3,16 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+from tests.support.certificates import START, issue
 
 ROOT = Path(__file__).parent.parent.parent
 BROKEN = """\
@@ -104,6 +108,84 @@ def test_serve_says_where_a_key_folder_is_too_open(tmp_path: Path):
     assert done.returncode == 1
     assert "chmod" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def settings_file(folder: Path, *lines: str) -> str:
+    """A settings file with a folder of policies that load."""
+    (folder / "policies").mkdir(exist_ok=True)
+    (folder / "policies" / "resource.yaml").write_text(
+        "kind: Resource\nname: api\nidentifier: https://api.example.com\nscopes: {read: Read}\n"
+    )
+    (folder / "gateway.yaml").write_text("\n".join(["issuer: https://sts.example.com", *lines]))
+    return str(folder / "gateway.yaml")
+
+
+def test_serve_says_which_address_is_taken_and_what_to_do(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for setting, lines in (
+            ("listen", (f"listen: {address}", "admin: {listen: 127.0.0.1:0}")),
+            ("admin.listen", ("listen: 127.0.0.1:0", f"admin: {{listen: {address}}}")),
+        ):
+            done = gateway("serve", "--config", settings_file(tmp_path, *lines))
+            assert done.returncode == 1
+            told = done.stderr.splitlines()[-1]
+            assert told.startswith(f"gateway: {setting}: {address} is taken by another program (ss -ltnp ")
+            assert f"set {setting} or GATEWAY_{setting.upper().replace('.', '__')} to a free address" in told
+            assert "Errno" not in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_neither_serve_nor_check_takes_the_parser_in_python(tmp_path: Path):
+    file = settings_file(tmp_path, "listen: 127.0.0.1:0", "admin: {listen: 127.0.0.1:0}")
+    assert gateway("check", "--config", file).returncode == 0
+    for command in ("serve", "check"):
+        done = gateway(command, "--config", file, AIOHTTP_NO_EXTENSIONS="1")
+        assert done.returncode == 1
+        assert "Unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp" in done.stderr
+        assert "Traceback" not in done.stderr
+    answer = json.loads(gateway("check", "--config", file, "-o", "json", AIOHTTP_NO_EXTENSIONS="1").stdout)
+    assert [problem["file"] for problem in answer["problems"]] == ["aiohttp"]
+
+
+def test_check_looks_at_the_files_of_tls(tmp_path: Path):
+    file = settings_file(tmp_path, "tls: {certificate: tls.crt, key: tls.key}")
+    one, other = issue(), issue()
+    expired = issue(end=START.replace(year=2021))
+    encrypted = one.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    (tmp_path / "tls.crt").write_bytes(one.pem)
+    for key, told in (
+        (None, "No such file"),
+        (b"nonsense", "tls.key"),
+        (other.pem_with_key, "MISMATCH"),
+        (encrypted, "encrypted with a passphrase"),
+    ):
+        (tmp_path / "tls.key").unlink(missing_ok=True)
+        if key is not None:
+            (tmp_path / "tls.key").write_bytes(key)
+        done = gateway("check", "--config", file)
+        assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+    (tmp_path / "policies" / "broken.yaml").write_text(BROKEN)
+    everything = gateway("check", "--config", file)
+    assert "encrypted with a passphrase" in everything.stderr
+    assert "did you mean github-actions?" in everything.stderr
+    (tmp_path / "policies" / "broken.yaml").unlink()
+    (tmp_path / "tls.key").write_bytes(one.pem_with_key)
+    done = gateway("check", "--config", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).write_bytes(expired.pem_with_key)
+    done = gateway("check", "--config", file)
+    assert done.returncode == 0
+    assert f"warning: {file}: tls.certificate: {tmp_path / 'tls.crt'} has expired" in done.stderr
+
+
+def test_plain_http_may_be_allowed_by_a_variable(tmp_path: Path):
+    file = settings_file(tmp_path)
+    Path(file).write_text("issuer: http://127.0.0.1:8080\n")
+    assert "--insecure-http" in gateway("check", "--config", file).stderr
+    assert gateway("check", "--config", file, GATEWAY_INSECURE_HTTP="true").returncode == 0
+    assert gateway("check", "--config", file, GATEWAY_INSECURE_HTTP="false").returncode == 1
 
 
 def test_dev_exchanges_one_token_of_each_platform_and_shows_a_denial():

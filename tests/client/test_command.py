@@ -184,7 +184,7 @@ async def test_a_denial_tells_everything_that_is_known_and_exits_with_1(run, sma
     assert "reason: no_matching_trust\n" in result.stderr
     assert "description: No trust rule fits. iss=x sub=y aud=z\n" in result.stderr
     assert "request_id: r-1\n" in result.stderr
-    assert "next: Look up the request_id" in result.stderr
+    assert "next: Ask gateway policy explain --request ID" in result.stderr
     assert SECRET not in result.output
 
 

@@ -22,6 +22,7 @@ from gateway.settings import load_settings
 from gateway.tokens.signing_key import SigningKey
 from gateway.tokens.stores.file import FileKeyStore
 from tests.deploy.deployment_files import DEPLOY, KUBERNETES, PROJECT, instructions, yaml_documents
+from tests.support.signing import row_of
 
 KUSTOMIZATION = yaml_documents(KUBERNETES / "kustomization.yaml")[0]
 OBJECTS = [document for name in KUSTOMIZATION["resources"] for document in yaml_documents(KUBERNETES / name)]
@@ -215,14 +216,14 @@ def test_the_audit_log_needs_no_file(settings):
     assert settings.audit.sinks == ["stdout"]
 
 
-def test_the_key_store_works_on_a_volume_that_the_kubelet_prepared(tmp_path):
+async def test_the_key_store_works_on_a_volume_that_the_kubelet_prepared(tmp_path):
     # With fsGroup the kubelet makes the volume's root writable for the group, and new folders inherit that group.
     volume_root = tmp_path / "gateway"
     volume_root.mkdir()
     volume_root.chmod(0o2775)
     key = SigningKey.generate("ES256", 1_793_610_000)
-    assert FileKeyStore(volume_root / "keys").save(key, known=[])
-    assert [loaded.kid for loaded in FileKeyStore(volume_root / "keys").load()] == [key.kid]
+    assert await FileKeyStore(volume_root / "keys").replace([], [row_of(key)], [key])
+    assert [loaded.row.kid for loaded in await FileKeyStore(volume_root / "keys").load()] == [key.kid]
 
 
 def test_the_kubelet_leaves_the_modes_of_the_key_files_alone():

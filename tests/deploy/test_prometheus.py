@@ -22,11 +22,15 @@ METRICS_IN_ALERTS = frozenset({
     "gateway_issuer_key_fetches_total",
     "gateway_issuer_keys",
     "gateway_issuer_unaccounted_claims_total",
+    "gateway_key_store_failures_total",
     "gateway_policy_age_seconds",
+    "gateway_policy_folders_held_back",
     "gateway_policy_reload_failures_total",
     "gateway_quota_exceeded_total",
     "gateway_quotas_degraded",
+    "gateway_shadow_disagreements_total",
     "gateway_signing_key_age_seconds",
+    "gateway_signing_key_next_step_seconds",
     "gateway_state_age_seconds",
 })  # fmt: skip
 """Every metric that an alert reads, under the name that a scrape of the gateway gives it."""

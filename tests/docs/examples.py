@@ -2,6 +2,7 @@
 
 A block whose documents have ``kind`` (and no ``apiVersion``) is policies. All such blocks of a page belong together,
 unless a word follows the language: those that are fenced with ```` ```yaml NAME ```` belong to the others of that name.
+Where a path follows the name, the block is that file.
 A block with nothing but settings is a ``gateway.yaml`` of its own. Anything else has to be YAML.
 """
 
@@ -46,7 +47,7 @@ def policy_sets(text: str) -> Mapping[str, list[Block]]:
     """The policies of a page: those that belong together, by their name."""
     found: dict[str, list[Block]] = {}
     for block in filter(is_policies, yaml_blocks(text)):
-        found.setdefault(" ".join(block.words), []).append(block)
+        found.setdefault(block.words[0] if block.words else "", []).append(block)
     return found
 
 
@@ -55,7 +56,9 @@ def loaded(policies: list[Block], folder: Path) -> Generation:
     folder.mkdir(parents=True, exist_ok=True)
     for number, block in enumerate(policies):
         # Line numbers of a problem are those of the page.
-        (folder / f"{number:02}.yaml").write_text("\n" * block.line + block.text)
+        file = folder / (block.words[1] if len(block.words) > 1 else f"{number:02}.yaml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n" * block.line + block.text)
     return load_policies(
         folder,
         presets=PRESETS,

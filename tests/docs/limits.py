@@ -4,14 +4,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from gateway import explanations
 from gateway.audit import group_commit, record
 from gateway.http import form
 from gateway.identity import fetcher, issuer_keys, trust, verification
 from gateway.jose import compact, jwks, strict_json
 from gateway.oauth import parameters
-from gateway.policy import cel, conditions, delegation, documents, files, yaml_reader
+from gateway.policy import cel, cel_cost, conditions, delegation, documents, files, isolation, yaml_reader
 from gateway.policy.documents import duration_text
-from gateway.settings import LimitSettings
+from gateway.settings import AdminSettings, LimitSettings
 from gateway.state import redis, sqlite, table
 from gateway.state.memory import MemoryState
 
@@ -44,13 +45,15 @@ POLICIES: Rows = (
     ("a glob", f"{conditions.MAX_GLOB_CHARACTERS} characters, {conditions.MAX_GLOB_STARS} stars"),
     ("a claim that `like` looks at", f"{conditions.MAX_LIKE_CHARACTERS:,} characters; a longer one fits nothing"),
     ("a CEL expression", f"{cel.MAX_SOURCE_CHARACTERS:,} characters"),
-    ("comprehensions in it", f"{cel.MAX_LOOPS} where it builds texts or lists, {cel.MAX_SUMS} sums among them"),
+    ("what it costs", f"{cel_cost.BUDGET:,} steps of some 30 ns, with {cel_cost.LEAST_CLAIMS} values or more"),
+    ("loops within each other in it", f"{cel_cost.MAX_NESTED_LOOPS}"),
     ("a repetition in its regular expressions", f"{cel.MAX_REPETITIONS:,}"),
     ("levels of a claim that CEL looks at", f"{cel.MAX_CLAIM_DEPTH}"),
     ("a text in `token_claims`", f"{cel.MAX_MAPPED_CHARACTERS:,} printable characters"),
     ("a list in `token_claims`", f"{cel.MAX_MAPPED_ENTRIES} texts"),
     ("the life of an access token", f"`{duration_text(documents.MAX_LIFETIME_SECONDS)}`"),
     ("the least that a policy may set for it", f"`{duration_text(documents.MIN_LIFETIME_SECONDS)}`"),
+    ("compilations of one load by folder", f"{isolation.MAX_COMPILATIONS}"),
     ("actors in one chain", f"{delegation.MAX_ACTORS}"),
     ("scopes in one request", f"{parameters.MAX_SCOPES}"),
     ("a workload token", _size(compact.MAX_TOKEN_LENGTH)),
@@ -69,7 +72,6 @@ POLICIES: Rows = (
 SERVER: Rows = (
     ("token requests at once", f"`limits.in_flight`: {LimitSettings().in_flight}"),
     ("the body of a request", f"{_size(form.MAX_BODY_BYTES)}, {form.MAX_FIELDS} parameters"),
-    ("its time to arrive", f"{form.BODY_TIMEOUT_SECONDS:.0f} s"),
     ("an audit record", _size(record.MAX_LINE_BYTES)),
     ("one text in it", f"{_size(record.MAX_TEXT_BYTES)}; the rest is cut, and the text says so"),
     ("records that wait for a sink", f"{group_commit.MAX_WAITING_LINES:,}, each for {group_commit.WAIT_SECONDS:.0f} s"),
@@ -82,6 +84,9 @@ SERVER: Rows = (
     ("the time that a request waits for it", f"{_PACE.wait_seconds} s"),
     ("fetches of one issuer for tokens with an unknown key or a bad signature",
      f"{_PACE.budget} in {_PACE.budget_seconds:.0f} s, {_PACE.cooldown_seconds:.0f} s apart"),
+    ("decisions kept to be explained", f"`admin.explanations`: {AdminSettings().explanations:,}"),
+    ("the memory and the time that they are kept",
+     f"{_size(explanations.MAX_BYTES)}, `{duration_text(explanations.MAX_AGE_SECONDS)}`"),
     ("verified tokens that are remembered", f"{_default(trust.TrustStore, 'remembered_workloads'):,}"),
 )  # fmt: skip
 """What one process takes on, and how long it waits."""

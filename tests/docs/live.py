@@ -81,7 +81,10 @@ async def _observe(folder: Path) -> Observed:
         (folder / "policies").mkdir()
         policies = POLICIES.format(discovery_url=github.discovery_url)
         (folder / "policies" / "policies.yaml").write_text(policies)
-        async with running(settings(folder), clock=clock) as gateway:
+        (folder / "shadow").mkdir()
+        others = policies.replace("environment: production", "environment: prod")
+        (folder / "shadow" / "policies.yaml").write_text(others)
+        async with running(settings(folder, policies_shadow=folder / "shadow"), clock=clock) as gateway:
             # One claim that the preset does not know, so that every metric has a sample and with it its labels.
             await gateway.exchange(github.token(ISSUER, claim_of_tomorrow="x"))
             await gateway.exchange(github.token(ISSUER, event_name="pull_request_target"))

@@ -25,11 +25,14 @@ from gateway.oauth.errors import Refusal, oauth_error
 from gateway.oauth.reasons import REASONS, Reason
 from gateway.policy import documents
 from gateway.policy.documents import KINDS, duration_text
+from gateway.policy.lint.base import LintRule, choice_text
+from gateway.policy.lint.catalogue import RULES
+from gateway.policy.lint.platforms import AWS, BY_URL, GITHUB, GITLAB, KUBERNETES, Choice, Platform
 from tests.docs import limits
 from tests.docs.live import Family, metric_families
 from tests.docs.markdown import ROOT, anchor
 
-PAGES = (ROOT / "policies" / "README.md", ROOT / "deploy" / "README.md")
+PAGES = (ROOT / "policies" / "README.md", ROOT / "policies" / "lint.md", ROOT / "deploy" / "README.md")
 COMMAND = "python -m tests.docs.reference --write"
 
 _BEGIN = "<!-- generated: "
@@ -57,6 +60,8 @@ def parts() -> Mapping[str, Callable[[], str]]:
     return {
         **kinds,
         "presets": preset_table,
+        "lint pins": lint_pins,
+        "lint rules": lint_rules,
         "reserved audiences": reserved_audiences,
         "reasons": reason_table,
         "limits of policies": lambda: table(("what", "at most"), limits.POLICIES),
@@ -93,6 +98,7 @@ _WORDS_OF_TYPES: tuple[tuple[Any, str], ...] = (
     (documents.Audience, "audience"),
     (documents.Identifier, "identifier"),
     (documents.ClaimName, "claim name"),
+    (documents.Pin, "claim"),
     (documents.Title, "one line"),
     (documents.Digest, "digest"),
     (documents.Expression, "CEL"),
@@ -259,6 +265,42 @@ def reserved_audiences() -> str:
     return table(("refused of", "audience"), rows)
 
 
+# ---------------------------------------------------------------- lint
+
+
+def lint_pins() -> str:
+    """What a trust rule has to fix on each platform, at the least."""
+    header = ("platform", "whose workload", "which workload", "what runs")
+    presets = table(header, map(_pins_row, (KUBERNETES, GITHUB, GITLAB, AWS)))
+    others = table(header, [_pins_row(platform) for _, platform in BY_URL])
+    return f"{presets}\n\nPlatforms without a preset are known by the URL of their issuers:\n\n{others}"
+
+
+def _pins_row(platform: Platform) -> tuple[str, ...]:
+    tenant = _choices(platform.tenant) if platform.tenant else "the issuer has one tenant"
+    return platform.title, tenant, _choices(platform.workload), _choices(platform.context)
+
+
+def _choices(choice: Choice) -> str:
+    """Alternatives as claims; they are other platforms' words, and no code of this project."""
+    return _plain(choice_text(choice))
+
+
+def lint_rules() -> str:
+    """Every rule with why it matters and what to do."""
+    header = ("rule", "severity", "finds", "why", "what to do")
+    return table(header, [_lint_row(rule) for rule in RULES.values()])
+
+
+def _lint_row(rule: LintRule) -> tuple[str, ...]:
+    return code(rule.id), rule.severity, _plain(rule.title), _plain(rule.why), _plain(rule.fix)
+
+
+def _plain(text: str) -> str:
+    """A text in which Markdown sees no markup; ``table`` looks after pipes."""
+    return re.sub(r"([\\`*\[\]<>])", r"\\\1", text)
+
+
 # ---------------------------------------------------------------- reasons
 
 
@@ -296,7 +338,7 @@ def _setting_row(path: tuple[str, ...]) -> tuple[str, ...]:
     if default == "required" and above is not None and not above.is_required():
         default = f"required in {code(path[0])}"
     words = _type_in_words(hint)
-    if default.startswith("`") and words == "duration":
+    if default.startswith("`") and words == "duration" and isinstance(field.default, int):
         default = code(duration_text(field.default))
     if isinstance(listed := field.get_default(call_default_factory=True), list):
         default = _codes(listed)

@@ -39,12 +39,25 @@ def test_settings_on_a_page_load(block, tmp_path):
 
 def test_the_mistakes_on_the_page_are_told_as_the_page_shows(tmp_path, monkeypatch):
     page = (ROOT / "policies" / "README.md").read_text()
-    (console,) = (block.text for block in blocks(page) if block.language == "console")
+    console, _ = (block.text for block in blocks(page) if block.language == "console")
     (first,) = policy_sets(page)["first"]
     wrong = first.text.replace("backup:read, backup:write]}\ntrust", "backup:reed, backup:write]}\ntrust")
     wrong = wrong.replace("issuer: prod-cluster", "issuer: prod-clutser", 1)
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "storage.yaml").write_text(wrong)
+    monkeypatch.chdir(tmp_path)
+    command, _, output = console.partition("\n")
+    answer = CliRunner().invoke(app, command.split()[2:])
+    assert answer.output.strip() == output.strip()
+
+
+def test_the_folder_on_the_page_is_held_back_as_the_page_shows(tmp_path, monkeypatch):
+    page = (ROOT / "policies" / "README.md").read_text()
+    _, console = (block.text for block in blocks(page) if block.language == "console")
+    policies = policy_sets(page)["guardrails"]
+    loaded(policies, tmp_path / "policies")
+    (team,) = (block for block in policies if len(block.words) > 1)
+    (tmp_path / "policies" / team.words[1]).write_text(team.text.replace("[backup:write]", "[backup:reed]"))
     monkeypatch.chdir(tmp_path)
     command, _, output = console.partition("\n")
     answer = CliRunner().invoke(app, command.split()[2:])

@@ -16,7 +16,16 @@ from tests.docs.examples import loaded, policy_sets
 from tests.docs.markdown import ROOT, codes, executed_tables
 
 PAGE = (ROOT / "policies" / "README.md").read_text()
-ANSWERS = {"yes": True, "no": False}
+ANSWERS = {"yes": True, "no": False, "error": None}
+KINDS_OF_CLAIM = {
+    "absent": lambda claims: "c" not in claims,
+    "null": lambda claims: claims.get("c", 0) is None,
+    "text": lambda claims: isinstance(claims.get("c"), str),
+    "number": lambda claims: type(claims.get("c")) is int,
+    "boolean": lambda claims: isinstance(claims.get("c"), bool),
+    "list": lambda claims: isinstance(claims.get("c"), list),
+    "nested": lambda claims: isinstance(claims.get("c"), dict),
+}
 
 CONDITIONS = [
     pytest.param(codes(condition)[0], codes(row[0])[0], cell, id=f"{codes(row[0])[0]} {codes(condition)[0]}")
@@ -40,11 +49,14 @@ RESERVED = [
 ]
 
 
-def holds(condition, claims):
-    """Whether claims fulfil ``match: ...``, ``like: ...`` or ``when: ...`` as a page writes it."""
+def outcome(condition, claims):
+    """Whether claims fulfil ``match: ...``, ``like: ...`` or ``when: ...`` as a page writes it; None for an error."""
     kind, _, rest = condition.partition(": ")
     if kind == "when":
-        return parse_condition(rest).holds(claims, "prod")
+        parsed = parse_condition(rest)
+        holds, is_false = parsed.holds(claims, "prod"), parsed.is_false(claims, "prod")
+        assert (parsed.why_unknown(claims, "prod") == "") is (holds or is_false)
+        return holds or (False if is_false else None)
     written, _ = parse_yaml_document(condition, "page")
     conditions, errors = {"match": parse_match, "like": parse_like}[kind](written[kind])
     assert not errors
@@ -58,9 +70,24 @@ def test_the_page_has_a_table_for_each_thing_that_is_executed():
     assert RESERVED
 
 
+@pytest.mark.parametrize("kind", ["match", "like", "when"])
+def test_every_kind_of_claim_meets_every_kind_of_condition_on_the_page(kind):
+    shown = [json.loads(claims.values[1]) for claims in CONDITIONS if claims.values[0].startswith(f"{kind}: ")]
+    assert [name for name, is_one in KINDS_OF_CLAIM.items() if not any(map(is_one, shown))] == []
+
+
+def test_every_condition_on_the_page_holds_of_some_claims_and_not_of_others():
+    answers: dict[str, set[str]] = {}
+    for shown in CONDITIONS:
+        condition, _, answer = shown.values
+        answers.setdefault(condition, set()).add(answer)
+    one_sided = [condition for condition, found in answers.items() if "yes" not in found or found == {"yes"}]
+    assert one_sided == ['when: claims.c == "5" || true']  # which shows that the error on the left is forgiven
+
+
 @pytest.mark.parametrize(("condition", "claims", "answer"), CONDITIONS)
 def test_a_condition_holds_as_the_page_says(condition, claims, answer):
-    assert holds(condition, json.loads(claims)) is ANSWERS[answer]
+    assert outcome(condition, json.loads(claims)) is ANSWERS[answer]
 
 
 @pytest.mark.parametrize(("glob", "text", "fits"), GLOBS)

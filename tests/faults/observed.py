@@ -35,8 +35,11 @@ async def metric(gateway: RunningGateway, name: str, **labels: str) -> float:
 
 
 def records(*files: Path) -> list[dict[str, Any]]:
-    """The records of audit files. A last line without its line end was not accepted: it does not count."""
-    return [json.loads(line) for file in files for line in file.read_bytes().split(b"\n")[:-1] if line]
+    """The records of audit files, without lines about the log itself. A last line without its line end was not
+    accepted: it does not count.
+    """
+    lines = (line for file in files for line in file.read_bytes().split(b"\n")[:-1] if line)
+    return [record for record in map(json.loads, lines) if record.get("endpoint") != "audit"]
 
 
 def recorded_token_ids(found: Iterable[dict[str, Any]]) -> list[str]:

@@ -22,7 +22,7 @@ IN_FLIGHT = 8
 
 @pytest.fixture
 async def gateway(around: Neighbourhood, clock: HandClock, tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    limits = {"in_flight": IN_FLIGHT}
+    limits = {"in_flight": IN_FLIGHT, "connections_per_address": 5000, "body_time": "1s"}
     async with (
         hand_driven(tmp_path, around.policies(), clock, limits=limits) as started,
         many_connections(started) as found,
@@ -122,10 +122,7 @@ async def test_a_sender_that_comes_too_late_is_shed_as_any_other(
     assert [status for status, _ in await asyncio.gather(*taken)] == [200] * IN_FLIGHT
 
 
-async def test_a_body_that_never_ends_is_given_up(
-    gateway: RunningGateway, around: Neighbourhood, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("gateway.http.form.BODY_TIMEOUT_SECONDS", 0.1)
+async def test_a_body_that_never_ends_is_given_up(gateway: RunningGateway, around: Neighbourhood):
     sender = Sender(gateway, around.pod_token())
     await sender.begin()
     assert (await sender.answer()).startswith(b"HTTP/1.1 408 ")
@@ -146,13 +143,9 @@ async def test_a_sender_that_hangs_up_is_forgotten_without_a_fuss(
 
 
 async def test_broken_chunks_are_the_senders_mistake_and_none_of_ours(
-    gateway: RunningGateway,
-    around: Neighbourhood,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("gateway.http.form.BODY_TIMEOUT_SECONDS", 0.1)
-    sender = Sender(gateway, around.pod_token())
+    sender = Sender(gateway, "")
     await sender.connect()
     await sender.send(
         b"POST /token HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n"

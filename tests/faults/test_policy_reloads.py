@@ -104,16 +104,16 @@ def half_written(good: str) -> tuple[str, int]:
     return text, text.count("\n") + 2  # where YAML looked for the rest
 
 
-def failing_inline_test(good: str) -> tuple[str, int]:
+def failing_test(good: str) -> tuple[str, int]:
     text = good + FAILING_TEST
-    return text, line_of(text, "only the auditor reads")
+    return text, line_of(text, FAILING_TEST) + FAILING_TEST[: FAILING_TEST.index("expect:")].count("\n")
 
 
 FAULTS: list[tuple[str, Callable[[str], tuple[str, int]]]] = [
     ("an unknown scope", unknown_scope),
     ("broken YAML", broken_yaml),
     ("a half-written file", half_written),
-    ("a failing inline test", failing_inline_test),
+    ("a failing test", failing_test),
 ]
 
 
@@ -244,7 +244,7 @@ async def test_a_config_map_volume_is_followed_through_its_symlink_swaps(around:
         async with load(gateway.url, around.pod_token) as clients:
             swap_config_map(volume, "2026_11_01_10_05_00.2", good + "# second\n")
             await until_generation(gateway, 2)
-            bad, line = failing_inline_test(good)
+            bad, line = failing_test(good)
             swap_config_map(volume, "2026_11_01_10_10_00.3", bad)
             await until_failed(gateway, 1)
             assert any(f"policies.yaml:{line}:" in problem for problem in await policy_problems(gateway))
@@ -264,7 +264,7 @@ async def test_requests_during_hundreds_of_reloads_all_succeed(
         good,
         broken_yaml(good)[0],
         around.policies(cluster="leeway: 20s", github="explain_denials: full"),
-        failing_inline_test(good)[0],
+        failing_test(good)[0],
         good + ANOTHER_ISSUER.format(json.dumps(around.github.key_set())),
     ]
     reloads = 500 if full_faults else 60

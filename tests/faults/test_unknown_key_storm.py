@@ -110,7 +110,9 @@ async def test_a_storm_while_the_issuer_hangs_leaves_room_for_good_tokens(
         await answer.wait()
         return web.Response(status=500)
 
-    async with hand_driven(tmp_path, around.policies(), clock, limits={"in_flight": 256}) as gateway:
+    async with hand_driven(
+        tmp_path, around.policies(), clock, limits={"in_flight": 256, "connections_per_address": 1000}
+    ) as gateway:
         await clock.until_sleeping(2)
         around.cluster.instead = hang
         clock.now += COOLDOWN_SECONDS

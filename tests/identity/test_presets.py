@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,6 +126,24 @@ def test_a_mistyped_url_has_not_the_presets_form(name: str, url: str) -> None:
 )
 def test_every_known_form_of_url_is_known(name: str, url: str) -> None:
     assert re.fullmatch(PRESETS[name].url_pattern, url)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_sample_token_of_a_preset_verifies_with_every_claim_accounted_for(preset: Preset) -> None:
+    sample = preset.sample
+    assert re.fullmatch(preset.url_pattern, sample["iss"])
+    signer = SigningIssuer("RS256", preset=preset, url=sample["iss"])
+    token = signer.token(dict.fromkeys(signer.claims(), ABSENT) | dict(sample))
+    trusted = replace(signer.issuer(), audiences=frozenset({"https://sts.orchard.example"}))
+    verified = verify_compact(token, trusted, signer.key_set, sample["iat"])
+    assert verified.unaccounted_claims == ()
+    assert verified.claims == sample
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_the_sample_token_of_a_preset_is_that_of_its_stand_in(name: str) -> None:
+    sample = PRESETS[name].sample
+    assert SHAPES[name](sample["iat"], jti=sample["jti"]) | {"iss": sample["iss"]} == sample
 
 
 # ------------------------------------------------------------ Kubernetes

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.attacks.hostile import besieged
 from tests.deploy.test_prometheus import METRICS_IN_ALERTS
 from tests.support.house import House
 from tests.support.parts import eventually, free_port, program
@@ -55,9 +56,13 @@ async def test_a_real_prometheus_scrapes_the_admin_port(house: House, tmp_path: 
         await process.wait()
 
 
-async def test_every_metric_that_an_alert_names_is_in_a_scrape(house: House):
-    await house.gateway.exchange(house.pod_token())
-    await house.gateway.exchange(house.job_token(claim_that_nobody_knows="x"))
-    text = await house.gateway.get(f"{house.gateway.admin_url}/metrics")
+async def test_every_metric_that_an_alert_names_is_in_a_scrape(tmp_path: Path):
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "empty.yaml").write_text("{kind: Resource, name: a, identifier: b, scopes: {c: d}}")
+    keys = {"store": f"file://{tmp_path}/keys", "rotate_every": "7d"}
+    async with besieged(tmp_path, policies_shadow=tmp_path / "shadow", keys=keys) as house:
+        await house.gateway.exchange(house.pod_token())
+        await house.gateway.exchange(house.job_token(claim_that_nobody_knows="x"))
+        text = await house.gateway.get(f"{house.gateway.admin_url}/metrics")
     scraped = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     assert scraped >= METRICS_IN_ALERTS

@@ -70,6 +70,12 @@ HOSTILE_SOURCES = [
     "now() == 1",
     "claims.a = 1",
     "\u0441laims.a == 1",  # a Cyrillic letter
+    "claims.a.matches(claims.b)",
+    'claims.a.matches("a" + claims.b)',
+    "[0, 1].all(x, " * 5 + "true" + ")" * 5,
+    "claims.l.all(a, claims.l.all(b, claims.l.all(c, claims.l == claims.l)))",
+    "claims.l.map(a, claims.l.map(b, claims.l.map(c, claims.l))) == claims.l",
+    'claims.a.matches("(\\\\pL){1000}")',
 ]
 
 
@@ -81,9 +87,9 @@ def test_a_hostile_or_senseless_source_is_refused_when_it_is_loaded(source):
 
 HOSTILE_EVALUATIONS = [
     ("claims.l.all(a, claims.l.all(b, claims.l.all(c, a == b && b == c)))", {"l": ["x"] * 1000}),
-    ("[0,1,2,3,4,5,6,7,8,9].all(x, " * 6 + "true" + ")" * 6, {}),
+    ("[0,1,2,3,4,5,6,7,8,9].all(x, " * 4 + "true" + ")" * 4, {}),
+    ("claims.l.all(a, claims.l == claims.l)", {"l": [1] * 2000}),
     ('claims.a.matches("(a*)*b")', {"a": "a" * 100_000}),
-    ("claims.a.matches(claims.b)", {"a": "a", "b": "(((a{1,100}){1,100}){1,100})"}),
     ("claims.a == 'x'", {"a": "x\0"}),
     ("claims.a.b == 'x'", {"a": {"b": "x\0"}}),
     ("claims.a.b == 'x'", {"a": {"b\0c": "x"}}),
@@ -100,7 +106,7 @@ HOSTILE_EVALUATIONS = [
 def test_what_cannot_be_worked_out_neither_holds_nor_is_false(source, claims):
     condition = parse_condition(source)
     assert not condition.holds(claims, "here")
-    if "matches(" not in source or "claims.b" in source:
+    if "matches(" not in source:
         assert not condition.is_false(claims, "here")
         assert condition.why_unknown(claims, "here")
 

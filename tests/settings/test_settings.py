@@ -9,6 +9,7 @@ import pytest
 from gateway.policy.documents import RateLimit
 from gateway.policy.problems import ConfigurationProblems
 from gateway.settings import load_settings, setting_paths, variable
+from gateway.tokens.key_schedule import KeyTimings
 
 SetVariables = Callable[[dict[str, str]], None]
 
@@ -72,7 +73,7 @@ def test_the_file_of_the_design_is_read_whole(tmp_path: Path):
         ),
         (
             "issuer: https://a.example\nkeys: {store: s3://bucket}\n",
-            "gateway.yaml:2: keys.store: is one of file://..., memory://..., not s3",
+            "gateway.yaml:2: keys.store: is one of file://..., state://..., memory://..., not s3",
         ),
         (
             "issuer: https://a.example\nstate: postgres://localhost\n",
@@ -102,6 +103,54 @@ def test_the_file_of_the_design_is_read_whole(tmp_path: Path):
             "gateway.yaml:4: audit.sinks[0]: is file:///absolute/path",
         ),
         ("issuer: https://a.example\naudit: {sinks: []}\n", "gateway.yaml:2: audit.sinks: needs at least one entry"),
+        (
+            "issuer: https://a.example\nkeys:\n  cache_for: 1h\n  publish_ahead: 1h\n",
+            (
+                "gateway.yaml:4: keys.publish_ahead: is at least cache_for and 90 seconds (3690s): caches have to know "
+                "a key before it signs"
+            ),
+        ),
+        (
+            "issuer: https://a.example\nkeys: {keep_for: 24h}\n",
+            (
+                "gateway.yaml:2: keys.keep_for: is at least 87390s: a token may live 24h, caches and replicas follow a "
+                "little late, clocks differ"
+            ),
+        ),
+        (
+            "issuer: https://a.example\nkeys: {cache_for: 24h, publish_ahead: 48h}\n",
+            (
+                "gateway.yaml:2: keys.keep_for: is at least 173490s: a token may live 24h, caches and replicas follow "
+                "a little late, clocks differ"
+            ),
+        ),
+        (
+            "issuer: https://a.example\nkeys: {rotate_every: 12h}\n",
+            "gateway.yaml:2: keys.rotate_every: is at least publish_ahead (24h): a key is published as long first",
+        ),
+        (
+            "issuer: https://a.example\nkeys: {publish_ahead: 10m, rotate_every: 1h}\n",
+            ("gateway.yaml:2: keys.rotate_every: would leave more than 24 keys published, as each is kept for 25h"),
+        ),
+        (
+            "issuer: https://a.example\nkeys: {store: 'state://'}\nstate: sqlite:///var/lib/gateway/state.db\n",
+            (
+                "gateway.yaml:2: keys: with store: state:// needs encryption_key_file: private keys are not kept in "
+                "clear"
+            ),
+        ),
+        (
+            "issuer: https://a.example\nkeys: {store: 'state://', encryption_key_file: k}\n",
+            "gateway.yaml:2: keys: with store: state:// needs another state than memory://, which is lost at exit",
+        ),
+        (
+            "issuer: https://a.example\nkeys: {store: 'file:///k', encryption_key_file: k}\n",
+            "gateway.yaml:2: keys.encryption_key_file: goes with store: state://",
+        ),
+        (
+            "issuer: https://a.example\nkeys: {store: 'memory://', passphrase_file: k}\n",
+            "gateway.yaml:2: keys.passphrase_file: goes with store: file:///path",
+        ),
         (
             "issuer: https://a.example\nkeys: {algorithm: HS256}\n",
             'gateway.yaml:2: keys.algorithm: must be one of ES256, EdDSA, RS256, not "HS256" (did you mean RS256?)',
@@ -232,3 +281,21 @@ def test_without_a_file_the_environment_is_enough(environment: SetVariables):
     environment({"GATEWAY_ISSUER": "https://sts.example.com"})
     settings = load_settings(None)
     assert settings.listen == "0.0.0.0:8080"
+
+
+def test_the_timings_of_the_signing_keys_are_those_of_the_settings(tmp_path: Path):
+    text = "issuer: https://a.example\nkeys: {cache_for: 1m, publish_ahead: 2h, keep_for: 30h, rotate_every: 7d}\n"
+    assert load_settings(written(tmp_path, text)).keys.timings == KeyTimings(60, 7200, 108_000, 7 * 86400)
+
+
+def test_the_defaults_of_the_signing_keys_hold_together(tmp_path: Path):
+    timings = load_settings(written(tmp_path, "issuer: https://a.example\n")).keys.timings
+    assert timings == KeyTimings(300, 86400, 90_000, None)
+
+
+def test_files_with_secrets_are_relative_to_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = "issuer: https://a.example\nkeys: {store: 'file:///k', passphrase_file: secret/passphrase}\n"
+    file = written(tmp_path, text)
+    assert load_settings(file).keys.passphrase_file == tmp_path / "secret" / "passphrase"
+    monkeypatch.setenv("GATEWAY_KEYS__PASSPHRASE_FILE", "here")
+    assert load_settings(file).keys.passphrase_file == Path("here")

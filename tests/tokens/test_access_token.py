@@ -16,7 +16,7 @@ from gateway.oauth.errors import Refusal
 from gateway.tokens.access_token import OUR_CLAIMS, mint
 from gateway.tokens.own_token import verify_own_token
 from gateway.tokens.signing_key import SigningKey
-from gateway.tokens.signing_keys import SigningKeys
+from tests.support.signing import signing_keys
 
 NOW = 1_800_000_000.25
 ISSUER = "https://sts.example.com"
@@ -31,7 +31,7 @@ ENTITLEMENT = Entitlement(
 )
 ACT = {"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:storage:nightly-backup"}
 KEYS = {algorithm: SigningKey.generate(algorithm, NOW) for algorithm in ("ES256", "EdDSA", "RS256")}
-SIGNING_KEYS = SigningKeys(KEYS.values(), "ES256")
+SIGNING_KEYS = signing_keys(KEYS.values())
 
 
 def minted(entitlement=ENTITLEMENT, act=ACT, algorithm="ES256", **changes):
@@ -166,8 +166,8 @@ class TestComingBack:
             )
 
     def test_a_key_that_is_no_longer_published_no_longer_counts(self):
-        signing_keys = SigningKeys([KEYS["EdDSA"]], "EdDSA")
-        assert reason_of(verify_own_token, minted().token, signing_keys, ISSUER, NOW) == "unknown_key"
+        others = signing_keys([KEYS["EdDSA"]], "EdDSA")
+        assert reason_of(verify_own_token, minted().token, others, ISSUER, NOW) == "unknown_key"
 
     def test_a_key_of_the_same_name_does_not_make_a_token_ours(self):
         attacker = SigningKey.generate("ES256", NOW)

@@ -8,19 +8,12 @@ from gateway.tokens import recent
 from gateway.tokens.access_token import mint
 from gateway.tokens.recent import REMEMBERED_SECONDS, RecentTokens
 from gateway.tokens.signing_key import SigningKey
-from gateway.tokens.signing_keys import SigningKeys
+from tests.support.signing import signing_keys, stored
 from tests.support.time import HandClock
 from tests.support.tokens import NOW
 
 ISSUER = "https://sts.example.com"
 KEY, OTHER_KEY = SigningKey.generate("ES256", NOW), SigningKey.generate("ES256", NOW)
-
-
-class Keys(SigningKeys):
-    """Keys that come and go."""
-
-    def replace(self, *keys: SigningKey) -> None:
-        super().__init__(keys, "ES256")
 
 
 def token(token_id: str = "jti-1", *, lifetime: int = 900, key: SigningKey = KEY) -> str:
@@ -49,7 +42,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 def test_a_signature_is_verified_once_a_minute(counting: Counting):
     clock = HandClock()
-    tokens = RecentTokens(Keys([KEY], "ES256"), ISSUER, clock)
+    tokens = RecentTokens(signing_keys([KEY]), ISSUER, clock)
     first = token()
     for _ in range(10):
         assert tokens.verify(first).token_id == "jti-1"
@@ -61,7 +54,7 @@ def test_a_signature_is_verified_once_a_minute(counting: Counting):
 
 def test_a_remembered_token_expires_to_the_second():
     clock = HandClock()
-    tokens = RecentTokens(Keys([KEY], "ES256"), ISSUER, clock)
+    tokens = RecentTokens(signing_keys([KEY]), ISSUER, clock)
     short = token(lifetime=20)
     clock.now += 19.9
     tokens.verify(short)
@@ -71,17 +64,17 @@ def test_a_remembered_token_expires_to_the_second():
 
 
 def test_a_remembered_token_is_worth_nothing_once_its_key_is_gone():
-    keys = Keys([KEY, OTHER_KEY], "ES256")
+    keys = signing_keys([KEY, OTHER_KEY])
     tokens = RecentTokens(keys, ISSUER, HandClock())
     ours = token()
     tokens.verify(ours)
-    keys.replace(OTHER_KEY)
+    keys.take(stored(OTHER_KEY))
     with pytest.raises(Refusal, match="unknown_key"):
         tokens.verify(ours)
 
 
 def test_a_refused_token_is_refused_every_time_and_takes_no_place(counting: Counting):
-    tokens = RecentTokens(Keys([KEY], "ES256"), ISSUER, HandClock())
+    tokens = RecentTokens(signing_keys([KEY]), ISSUER, HandClock())
     for bad in (token(key=OTHER_KEY), token()[:-4] + "AAAA", "a.b.c", "\udc80", "x" * 20_000):
         for _ in range(2):
             with pytest.raises(Refusal):
@@ -90,7 +83,7 @@ def test_a_refused_token_is_refused_every_time_and_takes_no_place(counting: Coun
 
 
 def test_no_more_is_remembered_than_was_allowed(counting: Counting):
-    tokens = RecentTokens(Keys([KEY], "ES256"), ISSUER, HandClock(), capacity=2)
+    tokens = RecentTokens(signing_keys([KEY]), ISSUER, HandClock(), capacity=2)
     first, *others = [token(f"jti-{number}") for number in range(3)]
     for one in (first, *others, *others):
         tokens.verify(one)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+from dataclasses import replace
 
 import jwt
 import pytest
@@ -10,62 +12,113 @@ from gateway.oauth.errors import Refusal
 from gateway.tokens.key_set_document import KeySetDocument
 from gateway.tokens.signing_key import SigningKey
 from gateway.tokens.signing_keys import SigningKeys
-from gateway.tokens.stores.base import KeyStoreError
-from gateway.tokens.stores.memory import MemoryKeyStore
+from gateway.tokens.stores.base import StoredKey
+from tests.support.signing import DAY, HOUR, TIMINGS, row_of, signing_keys, stored
+from tests.support.time import HandClock
 
 NOW = 1_800_000_000.0
+OLD, NEW = SigningKey.generate("ES256", NOW - 100), SigningKey.generate("ES256", NOW)
 
 
-def test_the_first_start_makes_a_key_and_the_next_one_keeps_it():
-    store = MemoryKeyStore()
-    first = SigningKeys.open(store, "ES256", NOW)
-    second = SigningKeys.open(store, "ES256", NOW + 1000)
-    assert first.current().kid == second.current().kid
-    assert len(second.published()) == 1
+def upcoming(key: SigningKey, signs_in: int = DAY) -> StoredKey:
+    return StoredKey(row_of(key, sign_from=key.created_at + signs_in), key)
+
+
+def revoked(key: SigningKey) -> StoredKey:
+    return StoredKey(row_of(key, revoked_at=int(NOW)), None)
+
+
+@pytest.fixture
+def clock():
+    return HandClock(NOW)
 
 
 def test_the_newest_key_signs_and_every_key_is_published():
-    old, new = SigningKey.generate("ES256", NOW - 100), SigningKey.generate("ES256", NOW)
-    for keys in ([old, new], [new, old]):
-        signing_keys = SigningKeys(keys, "ES256")
-        assert signing_keys.current() is new
-        assert signing_keys.published() == (new, old)
+    for keys in ([OLD, NEW], [NEW, OLD]):
+        found = signing_keys(keys)
+        assert found.current() is NEW
+        assert found.published() == (NEW, OLD)
 
 
-def test_replicas_agree_on_the_key_that_signs_even_among_keys_of_one_second():
-    keys = [SigningKey.generate("ES256", NOW) for _ in range(4)]
-    assert SigningKeys(keys, "ES256").current() is SigningKeys(reversed(keys), "ES256").current()
+def test_a_key_takes_over_and_goes_by_time_alone(clock):
+    keys = SigningKeys(clock, TIMINGS, "ES256")
+    keys.take([*stored(OLD), upcoming(NEW)])
+    assert (keys.current(), keys.published()) == (OLD, (NEW, OLD))
+    published = keys.published()
+    clock.now += DAY
+    assert keys.current() is NEW
+    assert keys.published() is published, "nobody has to verify or fetch anything anew"
+    assert keys.signer_of(OLD.header_segment) is OLD
+    clock.now += 25 * HOUR
+    assert keys.published() == (NEW,)
+    assert keys.signer_of(OLD.header_segment) is None
 
 
-def test_another_algorithm_gets_a_key_of_its_own_and_the_old_one_stays_published():
-    store = MemoryKeyStore()
-    before = SigningKeys.open(store, "ES256", NOW).current()
-    after = SigningKeys.open(store, "EdDSA", NOW + 10)
-    assert after.current().algorithm == "EdDSA"
-    assert after.current("ES256").kid == before.kid
-    assert {key.kid for key in after.published()} == {before.kid, after.current().kid}
+def test_a_revoked_key_is_out_at_once_and_the_other_signs(clock):
+    keys = signing_keys([OLD, NEW], clock=clock)
+    keys.take([*stored(OLD), revoked(NEW)])
+    assert (keys.current(), keys.published()) == (OLD, (OLD,))
+    assert keys.signer_of(NEW.header_segment) is None
+
+
+def test_whoever_puts_an_older_state_of_the_store_back_brings_no_revoked_key_back(clock):
+    keys = signing_keys([OLD, NEW], clock=clock)
+    keys.take([*stored(OLD), revoked(NEW)])
+    keys.take(stored(OLD, NEW))
+    assert keys.published() == (OLD,)
+
+
+def test_a_planned_key_that_was_seen_late_signs_late(clock):
+    """It claims to have been there for two days, but a look ten seconds ago did not find it."""
+    first = SigningKey.generate("ES256", NOW - DAY)
+    keys = signing_keys([first], clock=clock)
+    clock.now += 10
+    late = SigningKey.generate("ES256", NOW - 2 * DAY)
+    keys.take([*stored(first), upcoming(late, 2 * DAY - 400)])
+    clock.now += 389
+    assert keys.current() is first
+    clock.now += 1
+    assert keys.current() is late
+
+
+def test_another_algorithm_has_a_key_of_its_own():
+    other = SigningKey.generate("EdDSA", NOW)
+    keys = signing_keys([OLD, other], "EdDSA")
+    assert keys.current() is other
+    assert keys.current("ES256") is OLD
+    assert keys.published() == (other, OLD)
 
 
 def test_without_a_key_of_the_algorithm_nothing_is_signed():
-    signing_keys = SigningKeys([SigningKey.generate("ES256", NOW)], "ES256")
     with pytest.raises(Refusal) as caught:
-        signing_keys.current("RS256")
+        signing_keys([NEW]).current("RS256")
     assert caught.value.reason.code == "signing_unavailable"
 
 
-def test_the_age_is_that_of_the_key_that_signs():
-    keys = [SigningKey.generate("ES256", NOW - 5000), SigningKey.generate("ES256", NOW - 60)]
-    assert SigningKeys(keys, "ES256").age_seconds(NOW) == 60
-    assert SigningKeys(keys, "ES256").age_seconds(NOW - 4000) == 0
+def test_what_was_read_can_be_put_back(clock):
+    keys = SigningKeys(clock, TIMINGS, "ES256")
+    held = [*stored(OLD), revoked(NEW)]
+    keys.take(held)
+    assert sorted(keys.held(), key=lambda one: one.row.kid) == sorted(held, key=lambda one: one.row.kid)
 
 
-def test_a_store_that_forgets_what_it_is_given_stops_the_start():
-    class Forgetful(MemoryKeyStore):
-        def load(self):
-            return []
+def test_every_change_is_logged_with_who_and_why_and_harmlessly(clock, caplog):
+    caplog.set_level(logging.INFO, "gateway.keys")
+    keys = SigningKeys(clock, TIMINGS, "ES256")
+    keys.take(stored(OLD))
+    keys.take([*stored(OLD), upcoming(NEW)])
+    gone = replace(row_of(OLD), revoked_at=int(NOW), note="mira@ops: laptop\n\x1b[31m lost")
+    keys.take([StoredKey(gone, None), *stored(NEW)])
+    text = caplog.text
+    assert f"{OLD.kid} (ES256) is revoked: 'mira@ops: laptop\\n\\x1b[31m lost'" in text
+    assert f"{NEW.kid} (ES256) is there, sign_from={int(NOW) + DAY}" in text
+    assert f"{NEW.kid} (ES256) signs from now on" in text
 
-    with pytest.raises(KeyStoreError, match="does not keep"):
-        SigningKeys.open(Forgetful(), "ES256", NOW)
+
+def test_a_key_that_disappears_before_its_time_is_told(clock, caplog):
+    keys = signing_keys([OLD, NEW], clock=clock)
+    keys.take(stored(NEW))
+    assert f"{OLD.kid} was taken out of the store before its time" in caplog.text
 
 
 class TestKeySetDocument:
@@ -78,7 +131,7 @@ class TestKeySetDocument:
 
     @pytest.fixture
     def document(self, keys):
-        return KeySetDocument(SigningKeys(keys, "ES256"))
+        return KeySetDocument(signing_keys(keys), 300)
 
     def test_rfc_7517_section_5_a_library_reads_it_and_verifies_every_keys_token(self, document, keys):
         key_set = jwt.PyJWKSet.from_json(document.body.decode())
@@ -95,16 +148,17 @@ class TestKeySetDocument:
         assert [key["kid"] for key in published["keys"]] == [key.kid for key in keys]
 
     def test_the_same_keys_give_the_same_bytes_in_whatever_order_the_store_has_them(self, document, keys):
-        other = KeySetDocument(SigningKeys(reversed(keys), "ES256"))
+        other = KeySetDocument(signing_keys(reversed(keys)), 300)
         assert (other.body, other.etag) == (document.body, document.etag)
 
     def test_the_entity_tag_is_strong_and_follows_the_content(self, document, keys):
         assert document.etag == f'"{hashlib.sha256(document.body).hexdigest()[:32]}"'
-        assert KeySetDocument(SigningKeys(keys[1:], "ES256")).etag != document.etag
+        assert KeySetDocument(signing_keys(keys[1:]), 300).etag != document.etag
 
     def test_it_is_built_once(self, document):
         assert document.body is document.body
         assert document.etag is document.etag
 
-    def test_caches_keep_it_for_five_minutes(self, document):
+    def test_caches_keep_it_as_long_as_the_settings_say(self, document, keys):
         assert document.cache_control == "public, max-age=300, must-revalidate"
+        assert "max-age=60," in KeySetDocument(signing_keys(keys), 60).cache_control

@@ -7,6 +7,8 @@ import typer
 
 if TYPE_CHECKING:
     from gateway.policy.generation import Generation
+    from gateway.policy.isolation import InForce
+    from gateway.settings import Settings
 
 DEFAULT_GATEWAY_ISSUER = "https://sts.example.com"
 
@@ -41,6 +43,27 @@ class PolicyFiles(NamedTuple):
             is_reserved_audience=is_reserved_audience,
             keep_tests=keep_tests,
         )
+
+    def by_folder(self) -> "InForce":
+        """What a gateway starts with that isolates folders. Raises ``PolicyProblems`` where it would not start."""
+        from gateway.identity.presets.common import is_reserved_audience
+        from gateway.kinds import PRESETS
+        from gateway.policy.loading import load_policies_by_folder
+
+        return load_policies_by_folder(
+            self.folder,
+            presets=PRESETS,
+            gateway_issuer=self.gateway_issuer,
+            insecure_http=self.insecure_http,
+            number=1,
+            is_reserved_audience=is_reserved_audience,
+        )
+
+
+def generation_of(settings: "Settings", *, insecure_http: bool) -> "Generation":
+    """The generation that a gateway with these settings starts with. Raises ``PolicyProblems``."""
+    files = PolicyFiles(settings.policies, settings.issuer, insecure_http)
+    return files.by_folder().generation if settings.isolation == "per_folder" else files.generation()
 
 
 def policy_files(config: Path | None, policies: Path | None, gateway_issuer: str, insecure_http: bool) -> PolicyFiles:

@@ -15,6 +15,11 @@ PRESET = replace(
         rf"|https://oidc\.prod-aks\.azure\.com/{_UUID}/"
     ),
     algorithms=("RS256",),
+    sample={
+        **kubernetes.PRESET.sample,
+        "iss": "https://swedencentral.oic.prod-aks.azure.com"
+        "/11111111-2222-4333-8444-555555555555/66666666-7777-4888-8999-aaaaaaaaaaaa/",
+    },
     private_network=False,
     reserved_audiences=frozenset({"api://AzureADTokenExchange", "api://AKSIdentityBinding"}),
 )

@@ -13,6 +13,10 @@ PRESET = replace(
         r"|https://oidc-eks\.[a-z0-9-]+\.api\.(?:aws|amazonwebservices\.com\.cn)/id/[0-9A-F]{32}"
     ),
     algorithms=("RS256",),
+    sample={
+        **kubernetes.PRESET.sample,
+        "iss": "https://oidc.eks.eu-north-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF",
+    },
     private_network=False,
     reserved_audiences=frozenset({"sts.amazonaws.com", "pods.eks.amazonaws.com"}),
 )

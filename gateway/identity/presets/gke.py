@@ -13,5 +13,9 @@ PRESET = replace(
         r"/(?:locations|zones)/[a-z0-9-]+/clusters/[a-z0-9-]+"
     ),
     algorithms=("RS256",),
+    sample={
+        **kubernetes.PRESET.sample,
+        "iss": "https://container.googleapis.com/v1/projects/orchard-prod-4411/locations/europe-north1/clusters/main",
+    },
     private_network=False,
 )

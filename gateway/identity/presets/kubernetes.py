@@ -18,6 +18,21 @@ PRESET = Preset(
         ),
         optional=frozenset(),
     ),
+    sample={
+        "aud": ["https://sts.orchard.example"],
+        "exp": 1793613600,
+        "iat": 1793610000,
+        "iss": "https://kubernetes.default.svc.cluster.local",
+        "jti": "2f6c1f0e-53a4-4b0c-9b61-7a2f6a1f8f10",
+        "kubernetes.io": {
+            "namespace": "billing",
+            "node": {"name": "worker-3", "uid": "9d0b6a52-7c5e-4b8d-8a53-0c2c9f8f2f31"},
+            "pod": {"name": "invoicer-6c9d7c5b8d-x2k4p", "uid": "0e4a2c0e-7d2b-4a67-9c55-3f7f8f5f6a12"},
+            "serviceaccount": {"name": "invoicer", "uid": "5b1f0c7e-2a6f-4e8b-b1d2-6c4a9e7d3f20"},
+        },
+        "nbf": 1793610000,
+        "sub": "system:serviceaccount:billing:invoicer",
+    },
     # Namespace is a DNS label, the account's name a DNS subdomain: neither can hold a colon.
     subject_pattern=(
         r"system:serviceaccount"

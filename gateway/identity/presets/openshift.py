@@ -9,5 +9,6 @@ PRESET = replace(
     name="openshift",
     title="OpenShift",
     algorithms=("RS256",),
+    sample={**kubernetes.PRESET.sample, "iss": "https://kubernetes.default.svc"},
     reserved_audiences=frozenset({"openshift"}),
 )

@@ -32,7 +32,7 @@ bench: .venv/.dev ## Measure against the floor handler; prints the table of the 
 
 faults: .venv/.dev ## Run the fault tests in full
 	@$(BIN)/python tests/install_servers.py
-	@$(BIN)/python -m pytest tests/faults --full-faults
+	@$(BIN)/python -m pytest tests/faults tests/policy/test_cel_fuzzing.py --full-faults
 
 lock: .venv/.dev ## Write both lock files anew from the ranges in pyproject.toml
 	@$(PIP) install 'uv>=0.9'

@@ -24,6 +24,8 @@ from gateway.policy.near_miss import identity_hints
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_AGE_SECONDS = 24 * 3600
+MAX_SETTLING_SECONDS = 5.0
+"""How long policies that were replaced are looked into: so long the next ones have to wait at most."""
 _OVERHEAD_BYTES = 1_000
 """What one kept decision takes beside its claims, about."""
 
@@ -115,7 +117,7 @@ class Explanations:
             b"" if proven.claims is None else _json(proven.claims),
             None if client is None else (client.method, client.credential),
         )
-        if number != in_force and number not in self._going and decision is not None:
+        if number != in_force and decision is not None:
             kept.document = _json(denial_document(decision))  # its policies went while it waited for something
         self._put(request_id, kept)
 
@@ -152,14 +154,20 @@ class Explanations:
         }
 
     async def settle(self, generation: Generation) -> None:
-        """Explains what a generation that was replaced has decided, so that nothing holds on to it any longer."""
+        """Explains what a generation that was replaced has decided, so that nothing holds on to it any longer.
+
+        Of what cannot be explained within ``MAX_SETTLING_SECONDS``, reason and detail are all that is kept.
+        """
         number = generation.number
         pending = [(id_, one) for id_, one in self._kept.items() if one.generation == number and not one.document]
         self._going[number] = generation
+        until = self._clock() + MAX_SETTLING_SECONDS
         try:
             for request_id, kept in reversed(
                 pending
             ):  # one at a time, so that requests go on meanwhile; the latest first
+                if self._clock() > until:
+                    break
                 if self._kept.get(request_id) is not kept:
                     continue
                 document = await asyncio.to_thread(_explained, kept, generation, in_brief=True)

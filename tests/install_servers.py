@@ -21,6 +21,7 @@ DEBIAN_PACKAGES = {
     "jq": "jq",
     "nginx": "nginx",
     "redis-server": "redis-server",
+    "logrotate": "logrotate",
     "go": "golang-go",
 }
 DEBIAN_LIBRARIES = {Path("/usr/share/gocode/src/golang.org/x/oauth2"): "golang-golang-x-oauth2-dev"}

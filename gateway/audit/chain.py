@@ -12,7 +12,7 @@ under that signature.
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +26,14 @@ EVENT_FIELD = b'"endpoint":"audit"'
 """Stands in every line about the log itself, and in hardly any other."""
 MAX_LINK_BYTES = 512
 """The most that chain fields and signature add to a line."""
+
+EVENTS: Mapping[str, frozenset[str]] = {
+    "checkpoint": frozenset({"key_id", "next_within_lines"}),
+    "torn_line": frozenset({"bytes", "sha256", "text"}),
+    "shortened": frozenset({"bytes_before", "bytes_now"}),
+    "discarded": frozenset({"file", "discarded_chain", "discarded_sequence"}),
+}
+"""What lines about the log itself tell of, and what they may say of it."""
 
 _LINK = re.compile(
     rb',"chain":"([A-Za-z0-9._-]{1,120})","sequence":([1-9][0-9]{0,15}),"previous":(?:null|"([0-9a-f]{64})")'
@@ -92,7 +100,7 @@ class Group(NamedTuple):
 class ChainWriter:
     """Gives lines their places, group by group. A group that was not accepted took no place: there is no hole.
 
-    For one thread. ``position`` is None until ``begin``, ``resume`` or the first group.
+    For one thread. ``position`` is None until ``resume`` or the first group.
     """
 
     def __init__(self, new_name: Callable[[], str], clock: Clock, checkpoints: Checkpoints | None = None) -> None:
@@ -195,6 +203,7 @@ class ChainWriter:
 
 def event_line(now: float, event: str, **fields: Any) -> bytes:
     """A line about the log itself, with its line feed and without a place. ``now`` in seconds since the epoch."""
+    assert fields.keys() <= EVENTS[event]
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return orjson.dumps({"time": moment, "endpoint": "audit", "event": event, **fields}) + b"\n"
 

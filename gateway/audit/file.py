@@ -164,11 +164,16 @@ class FileSink:
                 size -= len(tail.torn)
                 self._cut(descriptor, size, tail.torn)
             self._take_over(tail)
-        elif self._chain.position is None:
-            before = predecessor(self._path)
-            if before is not None:
-                self._take_over(before)
+        if size == 0 and self._chain.position is None:
+            self._take_over_from_before()
         self._size = size
+
+    def _take_over_from_before(self) -> None:
+        before = predecessor(self._path)
+        if before is not None:
+            self._take_over(before)
+            if before.torn:
+                self._chain.note("torn_line", **told_of(before.torn))
 
     def _take_over(self, tail: Tail) -> None:
         ours = self._chain.position
@@ -218,7 +223,7 @@ class FileSink:
         """Gives a file that is full or old another name. Where that fails it goes on, and is told."""
         now, size = self._clock(), self._size or 0
         if self._rotation.max_age_seconds is not None and self._born is None:
-            self._born = time_of_first_line(descriptor)
+            self._born = time_of_first_line(descriptor) or now
         age_seconds = now - self._born if self._born is not None else 0.0
         if not self._rotation.is_due(size, age_seconds) or now < self._rotate_not_before:
             return False

@@ -43,7 +43,8 @@ _CUT = "[cut: "
 class RecordReader(Iterator[RecordedDecision]):
     """The decisions of some files, in the order of files and lines. ``skipped`` counts lines by why they are none.
 
-    ``others`` counts the records of introspection and revocation, which nobody decided by policy.
+    ``others`` counts the records of introspection and revocation, which nobody decided by policy, and lines about the
+    log itself.
     """
 
     def __init__(self, files: Sequence[str | Path], on_bytes: Callable[[int], None] | None = None) -> None:

@@ -172,7 +172,8 @@ class _File:
     unexplained: dict[str, Place] = field(default_factory=dict)
     """Lines of no chain by their SHA-256: part of a line may be told of later."""
     last_run: _Run | None = None
-    torn_end: Place | None = None
+    torn_end: tuple[Place, str] | None = None
+    """Part of a line behind the last line end, and its SHA-256."""
 
 
 def verify(
@@ -239,6 +240,8 @@ class _Verifier:
         self._run_count = 0
         self._discarded: dict[tuple[str, int], tuple[_Run, int]] = {}
         """Ends of files that the gateway removed, and which line tells of it."""
+        self._torn: set[str] = set()
+        """The SHA-256 of every part of a line that the log tells of."""
         self._problems: list[Problem] = []
         self._problem_counts: Counter[What] = Counter()
         self._notes: list[Note] = []
@@ -328,10 +331,11 @@ class _Verifier:
             self._tell_of_stop(run)
 
     def _take_stranger(self, file: _File, place: Place, line: bytes) -> None:
+        digest = hashlib.sha256(line.removesuffix(b"\n")).hexdigest()
         if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
-            file.torn_end = place
-        elif len(file.unexplained) < _MAX_UNEXPLAINED:
-            file.unexplained.setdefault(hashlib.sha256(line.removesuffix(b"\n")).hexdigest(), place)
+            file.torn_end = place, digest
+        elif len(file.unexplained) < _MAX_UNEXPLAINED and digest not in file.unexplained:
+            file.unexplained[digest] = place
         else:
             self._tell_of_stranger(place)
 
@@ -364,7 +368,10 @@ class _Verifier:
         event = told.get("event") if told.get("endpoint") == "audit" else None
         place = run.end_place
         if event == "torn_line":
-            explained = file.unexplained.pop(str(told.get("sha256")), None)
+            digest = str(told.get("sha256"))
+            explained = file.unexplained.pop(digest, None)
+            if len(self._torn) < MAX_RUNS:
+                self._torn.add(digest)
             message = f"a crash or a full disk cut a line off after {told.get('bytes')} bytes; nothing was minted by it"
             self._note("torn_line", explained or place, run.chain, message)
         elif event == "shortened":
@@ -521,15 +528,17 @@ class _Verifier:
                 self._tell("checkpoint_missing", None, name, sequence, message)
 
     def _judge_torn_ends(self, last_of: dict[str, int]) -> None:
-        """Part of a line at the end of a log is what a kill leaves. Behind it the chain cannot have gone on."""
+        """Part of a line at the end of a log is what a kill leaves. Where the chain went on, it tells of that."""
         for file in self._files:
             if file.torn_end is None:
                 continue
-            if any(run.end.sequence < last_of[chain] for chain, run in file.runs.items()):
-                self._tell_of_stranger(file.torn_end)
-            else:
+            place, digest = file.torn_end
+            went_on = any(run.end.sequence < last_of[chain] for chain, run in file.runs.items())
+            if went_on and digest not in self._torn:
+                self._tell_of_stranger(place)
+            elif not went_on:
                 message = "the last line is cut off, as a kill leaves it; the gateway puts it right when it starts"
-                self._note("torn_end", file.torn_end, None, message)
+                self._note("torn_end", place, None, message)
 
     # ------------------------------------------------------------ telling
 

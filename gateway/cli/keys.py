@@ -127,7 +127,7 @@ def import_(
 ) -> None:
     """Take a key that was made elsewhere as the next one. It signs after `keys.publish_ahead`.
 
-    ES256 (P-256), EdDSA (Ed25519) or RS256 (2048 bits or more). The first key of its algorithm signs at once. The file
+    ES256 (P-256), EdDSA (Ed25519) or RS256 (2048 to 8192 bits). The first key of its algorithm signs at once. The file
     is left as it is: destroy it.
 
         openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out next.pem
@@ -215,7 +215,7 @@ def _read_key(file: Path, passphrase_file: Path | None) -> "SigningKey":
         return SigningKey.from_pem(pem, int(_now()), passphrase)
     except ValueError:
         _fail(
-            f"{file} is no private key on P-256 or Ed25519, or of RSA with 2048 bits or more, as PKCS#8 PEM, or the "
+            f"{file} is no private key on P-256 or Ed25519, or of RSA with 2048 to 8192 bits, as PKCS#8 PEM, or the "
             "passphrase is another one"
         )
 

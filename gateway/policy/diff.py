@@ -28,7 +28,7 @@ from gateway.policy.setting_changes import (
     issuer_changes,
     resource_changes,
 )
-from gateway.policy.wording import conditions_in_words, listed
+from gateway.policy.wording import conditions_in_words, listed, seen_in_words
 
 MAX_COMPARISONS = 500_000
 """How many pairs of rules are looked at to tell what is wider or narrower. Beyond it every rule that is written
@@ -148,9 +148,18 @@ class _Way(NamedTuple):
     def rule(self) -> TrustRule:
         return self.rules[0]
 
-    def granting(self, resource: str) -> TrustRule:
-        """The rule that is asked first for a resource."""
-        return next(rule for rule in self.rules if resource in rule.grants)
+    def granting(self, resource: str, scope: str | None = None) -> TrustRule:
+        """The rule that is asked first for a resource, or the first that gives a scope there."""
+        return next(rule for rule in self.rules if resource in rule.grants and scope in {None, *rule.grants[resource]})
+
+    def answers(self, resource: str) -> list[frozenset[str]]:
+        """What each rule gives at a resource, without those that give no more than one before them."""
+        found: list[frozenset[str]] = []
+        for rule in self.rules:
+            given = frozenset(rule.grants.get(resource, ()))
+            if given and not any(given <= before for before in found):
+                found.append(given)
+        return found
 
 
 _Ways = Mapping[Demands, _Way]
@@ -388,31 +397,39 @@ class _Comparison:
     def _compare_what_tokens_are(self, account: ServiceAccount, way: _Way, before: _Way | None) -> None:
         if before is None:
             return
-        place = account.place.problem(("trust", way.rule.position), "")
+        found: list[SettingChange] = []
+        pairs: dict[tuple[TrustRule, TrustRule], None] = {(before.rule, way.rule): None}
         for resource in way.scopes:
-            if resource in before.scopes:
-                self._settings += self._lifetime_changes(account, way, before, resource, place)
-        old, new = _claim_sources(before.rule), _claim_sources(way.rule)
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                words = _claim_change(name, old.get(name), new.get(name))
-                self._settings.append(
-                    _of_account("token_claims", account, "other", f"{words} by rule {way.rule.name}", place)
-                )
+            if resource not in before.scopes:
+                continue
+            answering = dict.fromkeys(_answering(way, before, resource))
+            for old, new in answering:
+                found += self._lifetime_changes(account, old, new, resource)
+            pairs |= answering
+            if way.scopes[resource] == before.scopes[resource] and way.answers(resource) != before.answers(resource):
+                named = listed([rule.name for rule in way.rules if resource in rule.grants], 3)
+                words = f"what {named} give at {resource} is given together otherwise"
+                place = account.place.problem(("trust", way.granting(resource).position), "")
+                more = "it counts where scope is left out, or several are asked for"
+                found.append(_of_account("order", account, "other", f"{words}: {more}", place))
+        for old, new in pairs:
+            found += _claim_changes(account, old, new)
+        self._settings += dict.fromkeys(found)
 
     def _lifetime_changes(
-        self, account: ServiceAccount, way: _Way, before: _Way, resource: str, place: Problem
+        self, account: ServiceAccount, old_rule: TrustRule, rule: TrustRule, resource: str
     ) -> Iterator[SettingChange]:
-        old, new = before.granting(resource).token_lifetime_seconds, way.granting(resource).token_lifetime_seconds
+        old, new = old_rule.token_lifetime_seconds, rule.token_lifetime_seconds
         if old == new:  # what the resource itself allows is told of the resource
             return
         was = _least(old, self._old_resource(resource).token_lifetime_seconds)
         is_now = _least(new, self._new.resources[resource].token_lifetime_seconds)
         if was != is_now:
             words = (
-                f"tokens for {resource} by rule {way.rule.name} live {duration_text(is_now)} instead of "
+                f"tokens for {resource} by rule {rule.name} live {duration_text(is_now)} instead of "
                 f"{duration_text(was)}"
             )
+            place = account.place.problem(("trust", rule.position), "")
             yield _of_account("lifetime", account, "wider" if is_now > was else "narrower", words, place)
 
     def _old_resource(self, new_name: str) -> Resource:
@@ -534,7 +551,8 @@ class _Comparison:
         for name in sorted(old.constant_claims.keys() | new.constant_claims.keys()):
             one, other = old.constant_claims.get(name), new.constant_claims.get(name)
             if (type(one), one) != (type(other), other):
-                words = f"the claim {name} of tokens by its own credentials is {other!r} instead of {one!r}"
+                words = f"is {seen_in_words(other)} instead of {seen_in_words(one)}"
+                words = f"the claim {name} of tokens by its own credentials {words}"
                 self._settings.append(_of_account("token_claims", new, "other", words, place))
 
     # ------------------------------------------------------------ what concerns many
@@ -708,6 +726,23 @@ def _by_issuer(rules: Iterable[TrustRule]) -> dict[str, list[TrustRule]]:
 
 def _least(seconds: int | None, most: int) -> int:
     return most if seconds is None else min(seconds, most)
+
+
+def _answering(way: _Way, before: _Way, resource: str) -> Iterator[tuple[TrustRule, TrustRule]]:
+    """The rules that answer on either side: where scope is left out, and for each scope that both give."""
+    yield before.granting(resource), way.granting(resource)
+    if len(way.rules) > 1 or len(before.rules) > 1:
+        for scope in sorted(way.scopes[resource] & before.scopes[resource]):
+            yield before.granting(resource, scope), way.granting(resource, scope)
+
+
+def _claim_changes(account: ServiceAccount, old_rule: TrustRule, rule: TrustRule) -> Iterator[SettingChange]:
+    old, new = _claim_sources(old_rule), _claim_sources(rule)
+    place = account.place.problem(("trust", rule.position), "")
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            words = f"{_claim_change(name, old.get(name), new.get(name))} by rule {rule.name}"
+            yield _of_account("token_claims", account, "other", words, place)
 
 
 def _claim_change(name: str, old: str | None, new: str | None) -> str:

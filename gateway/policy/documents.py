@@ -29,6 +29,12 @@ from gateway.policy.conditions import VERIFIED_ELSEWHERE
 MAX_LIFETIME_SECONDS = 24 * 3600
 MIN_LIFETIME_SECONDS = 60
 MAX_LEEWAY_SECONDS = 60
+MAX_ROLES = 64
+"""Roles of one service account. With the two below it bounds what a few bytes of a file can ask of a load."""
+MAX_ACCESS = 256
+"""Entries of ``access``, in a role or a service account."""
+MAX_TRUST_RULES = 1000
+"""Trust rules of one service account: all of them are looked at for whoever asks to be it."""
 
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,8})([smhd])")
 DURATION_PATTERN = f"^{_DURATION.pattern}$"
@@ -386,7 +392,9 @@ class Access(_Model):
     """Scopes at one resource."""
 
     resource: Name = Field(description="The name of a `Resource`.")
-    scopes: Annotated[tuple[Scope, ...], _LIST] = Field(min_length=1, description="Scopes that it declares.")
+    scopes: Annotated[tuple[Scope, ...], _LIST] = Field(
+        min_length=1, max_length=256, description="Scopes that it declares."
+    )
 
 
 class RoleDocument(_Model):
@@ -394,7 +402,9 @@ class RoleDocument(_Model):
 
     kind: Literal["Role"] = Field(description="`Role`")
     name: Name = Field(description="What service accounts list under `roles`.")
-    access: Annotated[tuple[Access, ...], _LIST] = Field(min_length=1, description="What it gives.")
+    access: Annotated[tuple[Access, ...], _LIST] = Field(
+        min_length=1, max_length=MAX_ACCESS, description="What it gives."
+    )
 
 
 class TrustDocument(_Model):
@@ -605,11 +615,15 @@ class ServiceAccountDocument(_Model):
     )
     owner: Title | None = Field(default=None, description="Whom to ask about it.")
     description: Title | None = Field(default=None, description="What it is for.")
-    roles: Annotated[tuple[Name, ...], _LIST] = Field(default=(), description="Names of `Role` documents.")
-    access: Annotated[tuple[Access, ...], _LIST] = Field(
-        default=(), description="What it may ask for, beside its roles."
+    roles: Annotated[tuple[Name, ...], _LIST] = Field(
+        default=(), max_length=MAX_ROLES, description="Names of `Role` documents."
     )
-    trust: Annotated[tuple[TrustDocument, ...], _LIST] = Field(default=(), description="Who may become it.")
+    access: Annotated[tuple[Access, ...], _LIST] = Field(
+        default=(), max_length=MAX_ACCESS, description="What it may ask for, beside its roles."
+    )
+    trust: Annotated[tuple[TrustDocument, ...], _LIST] = Field(
+        default=(), max_length=MAX_TRUST_RULES, description="Who may become it."
+    )
     token_lifetime: TokenLifetime | None = Field(default=None, description="Shortens the life of all its tokens.")
     token_claims: dict[ClaimName, Expression] = Field(
         default_factory=dict, max_length=32, description="Further claims of its access tokens, each a CEL expression."

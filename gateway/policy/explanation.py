@@ -104,7 +104,7 @@ def explain(
     decision = decide(generation, workload, request)
     limit = MAX_RULES_COMPARED_IN_BRIEF if in_brief else MAX_RULES_COMPARED
     accounts = _in_question(generation, workload, request, decision, limit)
-    nearest, compared = _nearest_rules(accounts, workload, decision)
+    nearest, all_rules = _nearest_rules(generation, accounts, workload, decision, limit)
     rules = _explained(nearest, workload, decision)
     is_known = decision.service_account is not None or request.client_id is not None
     account = accounts[0] if is_known and accounts else None
@@ -118,7 +118,7 @@ def explain(
         gates=tuple(_gates(generation, workload)),
         accounts=tuple(one.name for one in accounts),
         rules=rules,
-        rules_left_out=compared - len(rules),
+        rules_left_out=all_rules - len(rules),
         entitlement=_entitlement(generation, account, workload, request) if account is not None else (),
         hints=distinct((*near_names, *_trust_hints(generation, workload, decision, nearest))),
     )
@@ -233,18 +233,31 @@ def _distance(rule: TrustRule, claims: Claims) -> tuple[int, int, int]:
 
 
 def _nearest_rules(
-    accounts: Sequence[ServiceAccount], workload: Workload, decision: Decision
+    generation: Generation,
+    accounts: Sequence[ServiceAccount],
+    workload: Workload,
+    decision: Decision,
+    max_rules_compared: int,
 ) -> tuple[list[tuple[ServiceAccount, TrustRule]], int]:
-    """The rules of some accounts, the one that granted before the nearest, bounded; and how many there are."""
-    pairs = [(account, rule) for account in accounts for rule in account.rules]
+    """The rules of some accounts, the one that granted before the nearest, bounded; and how many there are.
+
+    Of more than are compared, the one that granted and those that the index finds come first.
+    """
     granting = _granting(decision)
+    pairs = [(account, rule) for account in accounts for rule in account.rules]
+    count = len(pairs)
+    if count > max_rules_compared:
+        index = generation.index.get(workload.issuer.name)
+        found = {rule.ordinal for rule in index.candidates(workload.claims)} if index is not None else set()
+        pairs.sort(key=lambda pair: (pair[1].name != granting, pair[1].ordinal not in found))
+        del pairs[max_rules_compared:]
 
     def rank(pair: tuple[ServiceAccount, TrustRule]) -> tuple[Any, ...]:
         rule = pair[1]
         is_foreign = rule.issuer != workload.issuer.name
         return rule.name != granting, is_foreign, *_distance(rule, workload.claims), rule.ordinal
 
-    return heapq.nsmallest(2 * MAX_RULES, pairs, key=rank), len(pairs)
+    return heapq.nsmallest(2 * MAX_RULES, pairs, key=rank), count
 
 
 def _granting(decision: Decision) -> str | None:

@@ -3,6 +3,7 @@
 The one reader of ``gateway/policy``; together with ``store.py`` the only part of it that does I/O.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -23,6 +24,7 @@ MAX_FOLDERS = 10_000
 MAX_FOLDER_DEPTH = 16
 SUFFIXES = (".yaml", ".yml")
 
+_TOO_LARGE = f"more than {MAX_TOTAL_BYTES // 2**20} MiB of policy files"
 _Signature = tuple[tuple[str, int, int, int], ...]
 
 
@@ -58,22 +60,23 @@ class Sources:
     def read(self) -> Reading:
         """Every file as it is now, held in memory, with what cannot be read by the folder that it lies in."""
         problems: list[Problem] = []
-        of_files: list[Problem] = []
         files = policy_files(self._folder, problems)
         before = _signature(files)
-        contents = tuple(self._contents(files, of_files))
+        contents = tuple(self._contents(files, problems))
         if _signature(files) != before:
             problems.append(Problem(str(self._folder), 0, (), "the files changed while they were read"))
         unreadable: dict[str, list[Problem]] = {}
-        for problem in (*problems, *of_files):
+        names = set(map(str, files))
+        for problem in problems:
             path = self._path_of(Path(problem.file))
             if problem.file != str(self._folder):
-                unreadable.setdefault(path.rpartition("/")[0] if problem in of_files else path, []).append(problem)
+                folder = path.rpartition("/")[0] if problem.file in names else path
+                unreadable.setdefault(folder, []).append(problem)
         return Reading(
             root=str(self._folder),
             files=contents,
             unreadable={folder: tuple(told) for folder, told in unreadable.items()},
-            problems=tuple(one for one in (*problems, *of_files) if one.file == str(self._folder)),
+            problems=tuple(one for one in problems if one.file == str(self._folder)),
         )
 
     def _path_of(self, file: Path) -> str:
@@ -91,16 +94,19 @@ class Sources:
 
     def _contents(self, files: list[Path], problems: list[Problem]) -> Iterator[PolicyFile]:
         total = 0
+        too_large = _too_large(files)
+        problems += [Problem(str(folder), 0, (), _TOO_LARGE) for folder in too_large]
         for file in files:
+            if file.parent in too_large:
+                continue
             try:
                 content = _bytes_of(file)
             except (OSError, ConfigurationProblems) as error:
                 problems.extend(_reading_problems(error, str(file)))
                 continue
             total += len(content)
-            if total > MAX_TOTAL_BYTES:
-                words = f"more than {MAX_TOTAL_BYTES // 2**20} MiB of policy files"
-                problems.append(Problem(str(self._folder), 0, (), words))
+            if total > MAX_TOTAL_BYTES:  # they grew while they were read
+                problems.append(Problem(str(self._folder), 0, (), _TOO_LARGE))
                 return
             read = PolicyFile(str(file), self._path_of(file), str(file.parent.absolute()), content)
             _note(self._digest, read)
@@ -152,7 +158,7 @@ def policy_files(folder: Path, problems: list[Problem]) -> list[Path]:
         if not folder.is_dir():
             problems.append(Problem(str(folder), 0, (), "no such folder"))
             return []
-        return _Walk(problems).files_in(folder)
+        return _files_in(folder, problems)
     except OSError as error:
         problems.extend(_reading_problems(error, str(folder)))
         return []
@@ -202,41 +208,92 @@ class _TooManyError(Exception):
     """More than can be policies: a link leads out of the folder, or links multiply each other."""
 
 
+_Above = frozenset[tuple[int, int]]
+"""The folders around one, by device and inode."""
+
+
+def _files_in(folder: Path, problems: list[Problem]) -> list[Path]:
+    """The policy files of a folder and all below it, links included. Raises ``_TooManyError``.
+
+    Where that is too much, each link to a folder gets an equal share of what there is without links: one that leads out
+    into the rest of the machine is what is wrong then, and not all that is beside it.
+    """
+    walk = _Walk(MAX_FOLDERS, MAX_FILES)
+    with contextlib.suppress(_TooManyError):
+        walk.enter(folder, frozenset())
+        problems += walk.problems
+        return walk.found
+    links: dict[Path, _Above] = {}
+    walk = _Walk(MAX_FOLDERS, MAX_FILES, links)
+    walk.enter(folder, frozenset())
+    problems += walk.problems
+    found = walk.found
+    folders, files = MAX_FOLDERS - walk.folders, MAX_FILES - len(walk.found)
+    for link, above in links.items():
+        walk = _Walk(folders // len(links), files // len(links))
+        try:
+            walk.enter(link, above)
+        except _TooManyError as too_many:
+            problems.append(Problem(str(link), 0, (), f"more than {too_many} are behind this link"))
+        else:
+            problems += walk.problems
+            found += walk.found
+    return sorted(found, key=lambda file: file.parts)
+
+
 class _Walk:
-    """One way through a folder and all below it, links included."""
+    """One way through a folder and all below it."""
 
-    def __init__(self, problems: list[Problem]) -> None:
-        self._problems = problems
-        self._found: list[Path] = []
-        self._folders = 0
+    def __init__(self, max_folders: int, max_files: int, links: dict[Path, _Above] | None = None) -> None:
+        """With ``links`` those to folders are noted there, and not followed."""
+        self.found: list[Path] = []
+        """The policy files, sorted."""
+        self.problems: list[Problem] = []
+        self.folders = 0
+        self._max_folders = max_folders
+        self._max_files = max_files
+        self._links = links
 
-    def files_in(self, folder: Path) -> list[Path]:
-        """The policy files, sorted. Raises ``_TooManyError``."""
-        self._enter(folder, frozenset())
-        return self._found
-
-    def _enter(self, folder: Path, above: frozenset[tuple[int, int]]) -> None:
-        self._folders += 1
-        if self._folders > MAX_FOLDERS:
-            raise _TooManyError(f"{MAX_FOLDERS} folders")
+    def enter(self, folder: Path, above: _Above) -> None:
+        """Goes through one folder. Raises ``_TooManyError``."""
+        self.folders += 1
+        if self.folders > self._max_folders:
+            raise _TooManyError(f"{self._max_folders} folders")
         try:
             status = folder.stat()
             here = (status.st_dev, status.st_ino)
             with os.scandir(folder) as listing:
                 entries = sorted((one.name, one.is_dir()) for one in listing if not one.name.startswith("."))
         except OSError as error:
-            self._problems.append(Problem(str(folder), 0, (), f"cannot be read: {error}"))
+            self.problems.append(Problem(str(folder), 0, (), f"cannot be read: {error}"))
             return
         if here in above or len(above) >= MAX_FOLDER_DEPTH:
-            self._problems.append(Problem(str(folder), 0, (), "a folder within itself, or folders nested too deep"))
+            self.problems.append(Problem(str(folder), 0, (), "a folder within itself, or folders nested too deep"))
             return
         for name, is_folder in entries:
-            if is_folder:
-                self._enter(folder / name, above | {here})
+            if is_folder and self._links is not None and (folder / name).is_symlink():
+                self._links[folder / name] = above | {here}
+            elif is_folder:
+                self.enter(folder / name, above | {here})
             elif name.endswith(SUFFIXES):
-                self._found.append(folder / name)
-                if len(self._found) > MAX_FILES:
-                    raise _TooManyError(f"{MAX_FILES} policy files")
+                self.found.append(folder / name)
+                if len(self.found) > self._max_files:
+                    raise _TooManyError(f"{self._max_files} policy files")
+
+
+def _too_large(files: Iterable[Path]) -> set[Path]:
+    """The largest folders, by the files in each, where all together are too large: as few as it takes."""
+    sizes: dict[Path, int] = {}
+    for file in files:
+        with contextlib.suppress(OSError):
+            sizes[file.parent] = sizes.get(file.parent, 0) + min(file.stat().st_size, MAX_FILE_BYTES)
+    total, found = sum(sizes.values()), set()
+    for folder in sorted(sizes, key=lambda one: (-sizes[one], one)):
+        if total <= MAX_TOTAL_BYTES:
+            break
+        found.add(folder)
+        total -= sizes[folder]
+    return found
 
 
 def _bytes_of(file: Path) -> bytes:

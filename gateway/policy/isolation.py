@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
@@ -182,8 +183,12 @@ class _Load:
         return InForce(generation, self._chosen, dict(sorted(self._held.items())), self._caps())
 
     def _settled(self) -> Generation:
-        """Holds back the folders that are told to be wrong, until the rest loads."""
-        while self._compilations_left > 1:
+        """Holds back the folders that are told to be wrong, until the rest loads.
+
+        One team can have its folders go wrong one after the other. So half of what there is to compile is kept, to find
+        those that load without it.
+        """
+        while self._compilations_left > MAX_COMPILATIONS // 2:
             try:
                 return self._compiled()
             except PolicyProblems as found:
@@ -195,12 +200,8 @@ class _Load:
                     return self._without_harm(found)
                 for folder in wrong:
                     self._hold(folder, told[folder])
-        for folder in self._open():
-            self._hold(folder, (self._said(folder, "is held back with others: too many changes do not load together"),))
-        try:
-            return self._compiled()
-        except PolicyProblems as found:
-            self._refuse(found)
+        together = [self._said(TOP, "too many changes do not load together: some are held back with others")]
+        return self._without_harm(PolicyProblems(together))
 
     def _without_harm(self, found: PolicyProblems) -> Generation:
         """What changed is right by itself, and yet the top or a folder that stays as it was does not load beside it: as
@@ -225,7 +226,7 @@ class _Load:
                 for folder in group:
                     self._put_back(folder)
                     reasons[folder] = because.problems
-                groups[:0] = _halves(group) if len(group) > 1 else []
+                groups += _halves(group) if len(group) > 1 else []
             else:
                 for folder in group:
                     reasons.pop(folder)
@@ -491,5 +492,14 @@ def _by_folder(files: Sequence[PolicyFile]) -> dict[str, tuple[PolicyFile, ...]]
 
 
 def _halves(group: Sequence[str]) -> list[list[str]]:
-    middle = len(group) // 2
-    return [list(group[:middle]), list(group[middle:])]
+    """Two parts of some folders. What lies in one folder stays together as long as there is another: it may be one
+    team's, and is looked at as such before the folders of others are parted for its sake.
+    """
+    names = [one.split("/") for one in group]
+    depth = next(at for at, parts in enumerate(zip_longest(*names)) if len(set(parts)) > 1)
+    within: dict[str, list[str]] = {}
+    for folder, parts in zip(group, names, strict=True):
+        within.setdefault("".join(parts[depth : depth + 1]), []).append(folder)
+    apart = list(within.values())
+    middle = len(apart) // 2
+    return [[folder for one in some for folder in one] for some in (apart[:middle], apart[middle:])]

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 MAX_PROBLEMS = 200
+MAX_COMPARED = 2000
+"""So many valid names a misspelt one is compared with."""
 NO_SUCH_FIELD = "no such field"
 
 Path = tuple[str | int, ...]
@@ -112,20 +114,25 @@ def nearest(name: object, valid: Collection[str]) -> str:
         if candidate.lower() == name.lower():
             return candidate
     # Of very many names only those of like length can be near: the search stays short.
-    like = valid if len(valid) <= 2000 else [one for one in valid if one[:2] == name[:2]][:2000]
+    like = valid if len(valid) <= MAX_COMPARED else [one for one in valid if one[:2] == name[:2]][:MAX_COMPARED]
     found = difflib.get_close_matches(name, like, n=1, cutoff=0.6)
     return found[0] if found else ""
 
 
 def problems_of(
-    error: ValidationError, file: str, locate: Locate, model: type[BaseModel], document: int = 0
+    error: ValidationError,
+    file: str,
+    locate: Locate,
+    model: type[BaseModel],
+    document: int = 0,
+    suggest: Callable[[object, Collection[str]], str] = nearest,
 ) -> list[Problem]:
     """Pydantic's errors as problems: path, line, words that a person can act on, and the nearest valid name.
 
     ``model`` is the model that was validated: its fields are the names to suggest.
     """
     first = error.errors(include_url=False)[:MAX_PROBLEMS]
-    found = [_problem(details, file, locate, model, document) for details in first]
+    found = [_problem(details, file, locate, model, document, suggest) for details in first]
     return [one for one in found if not _follows_from_another(one, found)]
 
 
@@ -138,16 +145,23 @@ def _follows_from_another(problem: Problem, found: list[Problem]) -> bool:
     return False
 
 
-def _problem(details: ErrorDetails, file: str, locate: Locate, model: type[BaseModel], document: int) -> Problem:
+def _problem(
+    details: ErrorDetails,
+    file: str,
+    locate: Locate,
+    model: type[BaseModel],
+    document: int,
+    suggest: Callable[[object, Collection[str]], str],
+) -> Problem:
     path = tuple(part for part in details["loc"] if isinstance(part, int) or not _UNION_MEMBER.match(part))
     suggestion = ""
     if details["type"] == "extra_forbidden":
         # The last part is a key of the file, whatever it looks like.
         *above, name = details["loc"]
         path = (*(part for part in above if isinstance(part, int) or not _UNION_MEMBER.match(part)), name)
-        suggestion = nearest(name, _field_names(model, path[:-1]))
+        suggestion = suggest(name, _field_names(model, path[:-1]))
     elif details["type"] in {"literal_error", "enum"}:
-        suggestion = nearest(details["input"], _expected(details))
+        suggestion = suggest(details["input"], _expected(details))
     return Problem(file, locate(path), path, _words(details), suggestion, document)
 
 

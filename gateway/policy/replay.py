@@ -144,6 +144,12 @@ class Replay:
         """How many of them would be answered otherwise: granted or not, or granted something else."""
         return self.answers[Answer.DENIED] + self.answers[Answer.GRANTED] + self.answers[Answer.DIFFERENT]
 
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether not one record could be decided again, and some of them may well have another answer."""
+        unknown = self.undecided[Undecided.CLAIMS_UNKNOWN] + self.undecided[Undecided.ISSUER_AMBIGUOUS]
+        return self.decided == 0 and unknown > 0
+
     def groups(self) -> list[Group]:
         """What would change, the most frequent first."""
         return sorted(self._groups.values(), key=lambda group: (-group.count, group.first, group.example))

@@ -262,6 +262,8 @@ def resource_changes(old: Generation, new: Generation, renamed: Mapping[str, str
         if name not in before:
             words = f"is new: {resource.identifier}, with {listed(resource.scopes)}"
             yield SettingChange("resource", name, "other", words, place=place)
+            for direction, served in _served_by(frozenset(), resource.served_by):
+                yield SettingChange("resource", name, direction, served, place=place)
             continue
         for direction, words in _resource_fields(before[name], resource):
             yield SettingChange("resource", name, direction, words, place=place)
@@ -288,9 +290,13 @@ def _resource_fields(old: Resource, new: Resource) -> Iterator[_Words]:
     if old.signing_algorithm != new.signing_algorithm:
         signed = new.signing_algorithm or "the algorithm of the settings"
         yield "other", f"its tokens are signed by {signed} instead of {old.signing_algorithm or 'that of the settings'}"
+    yield from _served_by(old.served_by, new.served_by)
+
+
+def _served_by(old: Collection[str], new: Collection[str]) -> Iterator[_Words]:
     yield from _members(
-        old.served_by,
-        new.served_by,
+        old,
+        new,
         "{} serves it: may introspect its tokens and pass calls on",
         "{} does not serve it any more: may neither introspect its tokens nor pass calls on",
     )

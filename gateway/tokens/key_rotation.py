@@ -145,7 +145,7 @@ class KeyRotation:
             raise KeyStoreError("the key store does not keep the key that was put in")
 
     def _plan(self) -> Plan:
-        return plan(self._keys.rows, self._clock(), self._timings, self._algorithms())
+        return plan(self._keys.rows, self._clock(), self._timings, self._algorithms(), self._keys.known_since)
 
     async def _made(self, algorithm: SigningAlgorithm) -> SigningKey:
         return await asyncio.to_thread(SigningKey.generate, algorithm, self._clock())

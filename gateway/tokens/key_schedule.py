@@ -158,9 +158,17 @@ def _standings(line: list[KeyRow], now: float, timings: KeyTimings, known: Mappi
             # Where it was taken up before its time, nothing changes when that comes.
             found.append(Standing(row, "active", min(starts[:active], default=None)))
         else:
-            until = line[place - 1].sign_from + timings.keep_for_seconds
+            until = _takes_over(line[place - 1], timings, known) + timings.keep_for_seconds
             found.append(Standing(row, "retiring", until) if now < until else Standing(row, "gone", None))
     return found
+
+
+def _takes_over(row: KeyRow, timings: KeyTimings, known: Mapping[str, float]) -> float:
+    """When the key before this one has signed its last: not before this replica knew that there is another, whatever a
+    row says that was written by a clock far behind.
+    """
+    since = known.get(row.kid)
+    return max(signs_from(row, timings, since), since if since is not None else 0)
 
 
 def _line(rows: Iterable[KeyRow], algorithm: SigningAlgorithm) -> list[KeyRow]:
@@ -194,9 +202,17 @@ class Plan:
     """When there is something the next time, by time alone."""
 
 
-def plan(rows: Iterable[KeyRow], now: float, timings: KeyTimings, algorithms: Iterable[SigningAlgorithm]) -> Plan:
-    """What rotation asks for at ``now``. ``algorithms`` are those that are signed with."""
-    rows = tuple(rows)
+def plan(
+    rows: Iterable[KeyRow],
+    now: float,
+    timings: KeyTimings,
+    algorithms: Iterable[SigningAlgorithm],
+    known: Mapping[str, float] | None = None,
+) -> Plan:
+    """What rotation asks for at ``now``. ``algorithms`` are those that are signed with, ``known`` is as in
+    ``schedule``: a row of a clock that is far behind must not have the key forgotten that still signs here.
+    """
+    rows, known = tuple(rows), known or {}
     create: list[tuple[SigningAlgorithm, int]] = []
     times: list[float] = []
     for algorithm in sorted(set(algorithms)):
@@ -209,7 +225,7 @@ def plan(rows: Iterable[KeyRow], now: float, timings: KeyTimings, algorithms: It
             times.append(takes_over - timings.publish_ahead_seconds)
             if times[-1] <= now:
                 create.append((algorithm, max(takes_over, math.ceil(now) + timings.publish_ahead_seconds)))
-    ends = {row.kid: _forgotten_at(row, rows, timings) for row in rows}
+    ends = {row.kid: _forgotten_at(row, rows, timings, known) for row in rows}
     times += ends.values()
     due = [time for time in times if time <= now]
     return Plan(
@@ -220,14 +236,14 @@ def plan(rows: Iterable[KeyRow], now: float, timings: KeyTimings, algorithms: It
     )
 
 
-def _forgotten_at(row: KeyRow, rows: Iterable[KeyRow], timings: KeyTimings) -> float:
+def _forgotten_at(row: KeyRow, rows: Iterable[KeyRow], timings: KeyTimings, known: Mapping[str, float]) -> float:
     if row.revoked_at is not None:
         return _revoked_until(row, timings)
     line = _line(rows, row.algorithm)
     place = line.index(row)
     if place == 0:
         return math.inf
-    return line[place - 1].sign_from + timings.keep_for_seconds + FORGOTTEN_AFTER_SECONDS
+    return _takes_over(line[place - 1], timings, known) + timings.keep_for_seconds + FORGOTTEN_AFTER_SECONDS
 
 
 # ---------------------------------------------------------------- what an operator changes

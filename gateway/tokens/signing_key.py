@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from gateway.jose import base64url
+from gateway.jose.jwks import MAX_RSA_BITS
 from gateway.jose.thumbprint import jwk_thumbprint
 from gateway.model import SigningAlgorithm
 
@@ -176,8 +177,8 @@ def _eddsa(private_key: ed25519.Ed25519PrivateKey) -> tuple[dict[str, str], _Sig
 
 
 def _rs256(private_key: rsa.RSAPrivateKey) -> tuple[dict[str, str], _Sign, _Verify]:
-    if private_key.key_size < _RSA_BITS:
-        raise ValueError(f"RS256 needs a key of {_RSA_BITS} bits or more, not of {private_key.key_size}")
+    if not _RSA_BITS <= private_key.key_size <= MAX_RSA_BITS:
+        raise ValueError(f"RS256 needs a key of {_RSA_BITS} to {MAX_RSA_BITS} bits, not of {private_key.key_size}")
     pkcs1, sha256, public_key = padding.PKCS1v15(), hashes.SHA256(), private_key.public_key()
     numbers = public_key.public_numbers()
     if numbers.e != _RSA_EXPONENT:

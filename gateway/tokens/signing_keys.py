@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gateway.model import Clock, SigningAlgorithm
 from gateway.oauth.errors import Refusal
@@ -43,6 +43,11 @@ class SigningKeys:
     def rows(self) -> tuple[KeyRow, ...]:
         """The rows of all keys, as they were last read."""
         return self._rows
+
+    @property
+    def known_since(self) -> Mapping[str, float]:
+        """Since when this replica knows each of them, by ``kid``: see ``key_schedule.known_since``."""
+        return self._known_since
 
     def take(self, stored: Iterable[StoredKey]) -> None:
         """Takes over what the store holds now: all that it does not hold is out of use."""

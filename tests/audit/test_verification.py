@@ -87,7 +87,8 @@ def test_any_single_tampering_is_found(tmp_path: Path, sizes: list[int], data: s
         bad = b"".join(lines[:at] + other[at - 1 :])
         if data.draw(st.booleans()):
             bad = b"".join(lines[: at - 1] + other[at - 1 :])
-    if good.startswith(bad):  # cut off: no log can tell of that by itself
+    whole_lines = bad[: bad.rfind(b"\n") + 1]
+    if good.startswith(whole_lines):  # cut off, be it by a line end that is none any more: no log can tell by itself
         assert not report_on(tmp_path, bad, since=(kept,)).ok, kind
     else:
         assert not report_on(tmp_path, bad).ok, kind
@@ -148,6 +149,79 @@ def test_several_chains_and_files_in_any_order_compressed_or_not(tmp_path: Path)
     report = report_on(tmp_path, *parts)
     assert report.ok, report.problems
     assert [chain.first for chain in report.chains] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "found"),
+    [
+        (lambda one: [*one[:6], one[6].replace(b"r-", b"R-"), *one[7:]], [("changed", 7)]),
+        (lambda one: [*one[:6], *one[7:]], [("missing", 7)]),
+        (lambda one: [*one[:6], *one[8:]], [("missing", 7)]),
+        (lambda one: [*one[:7], *one[6:]], [("repeated", 8)]),
+        (lambda one: [*one[:6], one[7], one[6], *one[8:]], [("out_of_order", 7)]),
+        (lambda one: [*one[:6], b'{"request_id":"r-1"}\n', *one[6:]], [("not_of_a_chain", 7)]),
+        (lambda one: [*one[:6], b"\n", *one[6:]], [("not_of_a_chain", 7)]),
+        (lambda one: one[3:], [("start_missing", 1)]),
+    ],
+    ids=["changed", "removed", "two removed", "repeated", "swapped", "put in", "blank line", "beginning removed"],
+)
+def test_it_is_said_what_happened_and_in_which_line(tmp_path: Path, tamper, found):
+    lines = tamper(log_of([4, 9, 2]).splitlines(keepends=True))
+    problems = report_on(tmp_path, b"".join(lines)).problems
+    assert [(problem.what, problem.place.line) for problem in problems] == found
+    assert all(problem.place.file.endswith("audit-0.jsonl") for problem in problems)
+
+
+def test_what_is_still_proven_is_said_on_both_sides_of_a_break(tmp_path: Path):
+    lines = log_of([4, 9, 2]).splitlines(keepends=True)
+    del lines[2]
+    (chain,) = report_on(tmp_path, b"".join(lines)).chains
+    assert [one.first for one in chain.proven] == [4]
+    lines = log_of([6, 9, 2]).splitlines(keepends=True)
+    del lines[9]
+    (chain,) = report_on(tmp_path, b"".join(lines)).chains
+    assert [(one.first, one.last) for one in chain.proven] == [(1, 7), (11, len(lines) + 1)]
+
+
+def test_a_changed_line_at_the_end_of_a_rotated_file_is_found_by_the_next_file(tmp_path: Path):
+    lines = log_of([4, 9, 2]).splitlines(keepends=True)
+    report = report_on(tmp_path, b"".join([*lines[:2], lines[2].replace(b"r-", b"R-")]), b"".join(lines[3:]))
+    assert [(problem.what, problem.place.line) for problem in report.problems] == [("changed", 3)]
+
+
+def test_a_log_without_signatures_that_was_written_anew_is_found_by_a_checkpoint_kept_elsewhere(tmp_path: Path):
+    file = tmp_path / "audit.jsonl"
+    file.write_bytes(log_of([3, 4], None))
+    kept = verify([file]).chains[0].checkpoint
+    file.write_bytes(log_of([3, 4, 2], None))
+    assert verify([file], since=[kept]).ok
+    file.write_bytes(log_of([3, 4, 2], None, request="forged"))
+    assert verify([file]).ok
+    assert [problem.what for problem in verify([file], since=[kept]).problems] == ["checkpoint_differs"]
+
+
+def test_a_log_may_begin_directly_behind_the_checkpoint_that_was_kept(tmp_path: Path):
+    lines = log_of([6, 6, 6]).splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if b'"signature"' in line)
+    (kept,) = parse_checkpoints(lines[first])
+    assert report_on(tmp_path, b"".join(lines[first + 1 :]), since=(kept,)).ok
+    problems = report_on(tmp_path, b"".join(lines[first + 2 :]), since=(kept,)).problems
+    assert {problem.what for problem in problems} == {"start_missing", "checkpoint_missing"}
+    assert report_on(tmp_path, b"".join(lines[first + 2 :]), allow_missing_start=True).ok
+
+
+def test_a_damaged_archive_is_told(tmp_path: Path):
+    packed = gzip.compress(log_of([4, 9, 2]))
+    for bad in (packed[:-20], packed[:-6] + b"123456", packed[:40] + b"xxxx" + packed[44:]):
+        assert "damaged_archive" in {problem.what for problem in report_on(tmp_path, bad).problems}
+
+
+def test_lines_without_end_and_lines_that_hang_together_nowhere_take_no_room(tmp_path: Path):
+    chains = b"".join(log_of([1], None, name=f"chain-{number}") for number in range(3000))
+    report = report_on(tmp_path, b"x" * 3_000_000 + b"\n" + chains)
+    assert report.problem_counts["not_of_a_chain"] == 1
+    assert len(report.problems) == 1000
+    assert report.problem_counts["never_signed"] == 3000
 
 
 def test_a_gap_between_rotated_files_is_found(tmp_path: Path):

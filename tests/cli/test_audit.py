@@ -1,15 +1,20 @@
 """``gateway audit``: a log proven, or not, and what is in it found."""
 
+import gzip
 import json
+import re
 from pathlib import Path
 
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gateway.audit.chain import ChainWriter, Checkpoints
 from gateway.audit.keys import AuditKey
+from gateway.audit.search import Condition
 from gateway.cli.main import app
 
 KEY = AuditKey(Ed25519PrivateKey.generate())
@@ -81,6 +86,63 @@ def test_a_search_finds_by_every_field_and_by_claims(log: Path):
     assert found("client_id=invoicer", "reason=no_matching_trust") == ["r-4"]
     assert found("/repository_id=5") == ["r-5"]
     assert found("--since", "2026-11-25T10:04:00Z") == ["r-4", "r-5"]
+
+
+def test_a_search_finds_parts_of_texts_members_of_lists_claims_within_claims_and_what_is_absent(tmp_path: Path):
+    records = [
+        {"request_id": "a", "scopes_given": ["read", "write"], "subject": "repo:acme/web:environment:production"},
+        {"request_id": "b", "claims": {"/kubernetes.io": {"pod": {"name": "x/y"}, "groups": ["p", "q"]}, "/n": 7}},
+        {"request_id": "c", "verified": True, "subject": "größe*", "detail": 'said "no"'},
+    ]
+    packed = tmp_path / "audit.jsonl.1.gz"
+    packed.write_bytes(gzip.compress(b"\xff\xfe\n[1]\n" + b"".join(orjson.dumps(one) + b"\n" for one in records)))
+
+    def found(*conditions: str) -> list[str]:
+        answer = run("search", *conditions, packed, "-o", "json")
+        assert answer.exit_code == (0 if answer.stdout else 1)
+        return [json.loads(line)["request_id"] for line in answer.stdout.splitlines()]
+
+    assert found("scopes_given=write") == ["a"]
+    assert found("subject=repo:acme/*:production") == ["a"]
+    assert found("subject=*:production:*") == []
+    assert found("subject=gr\u00f6\u00dfe*") == ["c"]
+    assert found('detail=*"no"') == ["c"]
+    assert found("verified=true") == ["c"]
+    assert found("verified=", "subject=*") == ["a"]
+    assert found("/kubernetes.io/pod/name=x/y") == ["b"]
+    assert found("/kubernetes.io/groups=q") == ["b"]
+    assert found("/kubernetes.io/groups/1=q") == ["b"]
+    assert found("/n=7") == ["b"]
+    assert found("/kubernetes.io/pod/nothing/deeper=x") == []
+    assert found("--request", "b") == ["b"]
+    assert found("request_id=*", "--limit", "2") == ["a", "b"]
+
+
+@given(
+    st.text('ab*\\"\u00e9\n', max_size=6),
+    st.text('ab\\"\u00e9\n', max_size=8) | st.lists(st.text("ab", max_size=3), max_size=3) | st.integers(0, 30),
+)
+def test_passing_over_lines_before_they_are_read_loses_none(pattern: str, value: object):
+    condition = Condition("x", pattern)
+    document = {"x": value}
+    if condition.holds(document):
+        assert condition.needle() in orjson.dumps(document)
+    if isinstance(value, str) and pattern:
+        fits = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL) is not None
+        assert condition.holds(document) is fits
+
+
+def test_the_public_key_is_printed_once_there_is_one(tmp_path: Path):
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"issuer: https://sts.example.com\naudit: {{key: 'file://{tmp_path}/audit.pem'}}\n")
+    answer = run("key", "--config", config)
+    assert answer.exit_code == 1
+    assert not (tmp_path / "audit.pem").exists(), "who asks makes none"
+    made = AuditKey.open(tmp_path / "audit.pem")
+    answer = run("key", "--config", config)
+    assert json.loads(answer.stdout) == {"keys": [made.public_jwk()]}
+    config.write_text("issuer: https://sts.example.com\n")
+    assert run("key", "--config", config).exit_code == 1
 
 
 def test_a_search_shows_nothing_that_a_terminal_obeys(log: Path):

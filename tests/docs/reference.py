@@ -121,6 +121,8 @@ _WORDS_OF_TYPES: tuple[tuple[Any, str], ...] = (
     (settings.KeyStoreUrl, "URL"),
     (settings.StateUrl, "URL"),
     (settings.SinkUrl, "URL"),
+    (settings.AuditKeyUrl, "URL"),
+    (settings.Size, "size"),
     (settings.Duration, "duration"),
     (Path, "path"),
     (str, "text"),

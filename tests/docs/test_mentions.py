@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from gateway.audit.chain import EVENTS
 from gateway.cli.main import app
 from gateway.client.sources import TOKEN_VARIABLE
 from gateway.identity.fetcher import FETCH_OUTCOMES
@@ -207,6 +208,7 @@ def _vocabulary() -> set[str]:
         | {grant.value for grant in GrantType}
         | {"access_token", "issued_token_type", "expires_in", "token_type", "request_id", "error_description"}
         | {field.name for field in fields(AuditRecord)}
+        | {name for event, said in EVENTS.items() for name in (event, *said)}
         | set(RESERVED_CLAIMS)
         | {name for platform in PLATFORMS for name in _names_in(platform.claims(0))}
         | {name for preset in PRESETS.values() for name in preset.claims.optional}

@@ -8,6 +8,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.audit.keys import AuditKey, PublicKeys
+from gateway.audit.verification import Report, verify
 from tests.support.running import RunningGateway
 
 
@@ -40,6 +42,15 @@ def records(*files: Path) -> list[dict[str, Any]]:
     """
     lines = (line for file in files for line in file.read_bytes().split(b"\n")[:-1] if line)
     return [record for record in map(json.loads, lines) if record.get("endpoint") != "audit"]
+
+
+def assert_proven(folder: Path, *files: Path) -> Report:
+    """The audit log is one chain of what was written, up to its end under signatures of the key in a folder."""
+    keys = PublicKeys.parse(json.dumps({"keys": [AuditKey.open(folder / "audit.pem").public_jwk()]}).encode())
+    report = verify(files, keys=keys)
+    assert report.ok, report.problems
+    assert len(report.chains) == 1
+    return report
 
 
 def recorded_token_ids(found: Iterable[dict[str, Any]]) -> list[str]:

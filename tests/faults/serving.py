@@ -39,7 +39,7 @@ class Serving(RunningGateway):
             "admin": {"listen": "127.0.0.1:0"},
             "policies": str(folder / "policies"),
             "keys": {"store": f"file://{folder}/keys"},
-            "audit": {"sinks": [f"file://{self.audit_file}"]},
+            "audit": {"sinks": [f"file://{self.audit_file}"], "key": f"file://{folder}/audit.pem"},
             "shutdown": {"delay": "0s", "grace": "5s"},
             "quotas": dict.fromkeys(("service_account", "workload", "failures_per_source"), "1000000/minute"),
         } | settings

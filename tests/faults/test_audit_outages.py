@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.load import load
 from tests.faults.neighbourhood import Neighbourhood
-from tests.faults.observed import metric, readiness, recorded_token_ids, records, token_ids
+from tests.faults.observed import assert_proven, metric, readiness, recorded_token_ids, records, token_ids
 from tests.faults.sender import Sender
 from tests.faults.serving import Serving, real_neighbours, serving
 from tests.support.parts import eventually
@@ -90,7 +90,8 @@ async def test_a_full_disk_stops_tokens_and_free_space_brings_them_back(
     around: Neighbourhood, tmp_path: Path, small_disk: Path
 ):
     audit_file = small_disk / "audit.jsonl"
-    async with serving(tmp_path, around.policies(), audit={"sinks": [f"file://{audit_file}"]}) as gateway:
+    audit = {"sinks": [f"file://{audit_file}"], "key": f"file://{tmp_path}/audit.pem"}
+    async with serving(tmp_path, around.policies(), audit=audit) as gateway:
         async with load(gateway.url, around.pod_token) as clients:
             await clients.more(20)
             for _ in range(3):
@@ -107,6 +108,40 @@ async def test_a_full_disk_stops_tokens_and_free_space_brings_them_back(
         gateway.terminate()
         assert await gateway.ended() == 0
         assert_recorded(clients.tokens, audit_file)
+        assert assert_proven(tmp_path, audit_file).chains[0].unsigned_lines == 0
+
+
+async def test_a_disk_that_turns_read_only_stops_tokens_until_it_may_be_written_to(
+    around: Neighbourhood, tmp_path: Path, small_disk: Path
+):
+    audit_file = small_disk / "audit.jsonl"
+    audit = {"sinks": [f"file://{audit_file}"], "key": f"file://{tmp_path}/audit.pem"}
+
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+
+    async with serving(tmp_path, around.policies(), audit=audit) as gateway:
+        async with load(gateway.url, around.pod_token) as clients:
+            await clients.more(20)
+            ballast = fill(small_disk)
+            await clients.until_refused("audit_unavailable", 20)
+            ballast.unlink()
+        # A file system turns read-only while nobody has a file on it open for writing.
+        fill(small_disk)
+        await assert_no_answer_without_its_record(gateway, around, audit_file)
+        await asyncio.to_thread(remount, "ro")
+        status, body = await gateway.exchange(around.pod_token())
+        assert (status, body["reason"]) == (503, "audit_unavailable")
+        await assert_trouble_is_told(gateway, "Read-only file system")
+        await asyncio.to_thread(remount, "rw")
+        (small_disk / "ballast").unlink()
+        async with load(gateway.url, around.pod_token) as more:
+            await more.more(20)
+        assert (clients.broken, more.broken, more.refused) == ([], [], {})
+        gateway.terminate()
+        assert await gateway.ended() == 0
+        assert_recorded([*clients.tokens, *more.tokens], audit_file)
+        assert_proven(tmp_path, audit_file)
 
 
 async def test_a_file_that_may_not_grow_stops_tokens_until_it_may(around: Neighbourhood, tmp_path: Path):
@@ -127,10 +162,13 @@ async def test_a_file_that_may_not_grow_stops_tokens_until_it_may(around: Neighb
             await clients.more(20)
         assert clients.broken == []
         assert_recorded(clients.tokens, gateway.audit_file)
+        gateway.terminate()
+        assert await gateway.ended() == 0
+        assert_proven(tmp_path, gateway.audit_file)
 
 
 async def test_a_reader_of_stdout_that_stalls_stops_tokens_until_it_reads_again(around: Neighbourhood, tmp_path: Path):
-    audit = {"sinks": ["stdout", f"file://{tmp_path}/audit.jsonl"]}
+    audit = {"sinks": ["stdout", f"file://{tmp_path}/audit.jsonl"], "key": f"file://{tmp_path}/audit.pem"}
     async with serving(tmp_path, around.policies(), audit=audit, stdout=asyncio.subprocess.PIPE) as gateway:
         output = gateway.process.stdout
         assert output is not None
@@ -151,8 +189,9 @@ async def test_a_reader_of_stdout_that_stalls_stops_tokens_until_it_reads_again(
         assert await gateway.ended() == 0
         await reader
         (tmp_path / "stdout.jsonl").write_bytes(written)
-        assert_recorded(clients.tokens, tmp_path / "stdout.jsonl")
-        assert_recorded(clients.tokens, gateway.audit_file)
+        for log in (tmp_path / "stdout.jsonl", gateway.audit_file):
+            assert_recorded(clients.tokens, log)
+            assert assert_proven(tmp_path, log).chains[0].unsigned_lines == 0
 
 
 async def test_a_reader_of_stdout_that_is_gone_stops_tokens(around: Neighbourhood, tmp_path: Path):
@@ -180,6 +219,30 @@ async def test_logrotate_under_load_loses_no_record(around: Neighbourhood, tmp_p
                 await eventually(lambda: asyncio.to_thread(gateway.audit_file.exists))
         assert (clients.broken, clients.refused) == ([], {})
         assert_recorded(clients.tokens, *moved, gateway.audit_file)
+        gateway.terminate()
+        assert await gateway.ended() == 0
+        assert_proven(tmp_path, *moved, gateway.audit_file)
+
+
+async def test_rotation_by_the_gateway_itself_under_load_loses_neither_a_record_nor_the_chain(
+    around: Neighbourhood, tmp_path: Path
+):
+    audit = {
+        "sinks": [f"file://{tmp_path}/audit.jsonl"],
+        "key": f"file://{tmp_path}/audit.pem",
+        "checkpoint_records": 20,
+        "rotate_size": "64KiB",
+    }
+    async with serving(tmp_path, around.policies(), audit=audit) as gateway:
+        async with load(gateway.url, around.pod_token) as clients:
+            await clients.more(300)
+        assert (clients.broken, clients.refused) == ([], {})
+        gateway.terminate()
+        assert await gateway.ended() == 0
+    files = [file for file in tmp_path.glob("audit.jsonl*") if not file.name.endswith(".keys.json")]
+    assert len(files) > 3
+    assert_recorded(clients.tokens, *files)
+    assert assert_proven(tmp_path, *files).chains[0].unsigned_lines == 0
 
 
 async def test_a_client_that_hangs_up_leaves_its_record_behind(around: Neighbourhood, tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.load import Load, load
 from tests.faults.neighbourhood import Neighbourhood
-from tests.faults.observed import readiness, recorded_token_ids, records, token_ids
+from tests.faults.observed import assert_proven, readiness, recorded_token_ids, records, token_ids
 from tests.faults.sender import Sender
 from tests.faults.serving import Serving, real_neighbours, serving
 from tests.support.parts import eventually
@@ -76,6 +76,7 @@ async def test_sigterm_under_load_fails_no_request_and_loses_no_record(
         await assert_all_recorded(gateway, tokens)
         # Nothing but whole records, and none without its token: every client was answered.
         assert sorted(recorded_token_ids(records(gateway.audit_file))) == sorted(token_ids(tokens))
+        assert assert_proven(tmp_path, gateway.audit_file).chains[0].unsigned_lines == 0
 
 
 async def test_a_draining_gateway_closes_its_connections_and_ends_when_asked_again(
@@ -160,6 +161,9 @@ async def test_kill_9_under_load_loses_no_record_and_the_next_process_serves_on_
             assert clients.refused == {}
             await gateway.start()
             await assert_all_recorded(gateway, tokens)
+            assert (await gateway.exchange(around.pod_token()))[0] == 200
+            # What the killed process left without a checkpoint has one by the first record of the next.
+            assert assert_proven(tmp_path, gateway.audit_file).chains[0].unsigned_lines == 0
         keys = await published_keys(gateway)
         assert {key.key_id for key in keys.keys} == first_key
         for token in tokens:

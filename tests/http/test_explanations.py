@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from gateway.clock import SteadyClock
-from gateway.explanations import Explanations, Proven
+from gateway.explanations import MAX_SETTLING_SECONDS, Explanations, Proven, _explained
 from gateway.http.operators import is_from_this_machine
 from gateway.model import Client, GrantType, TokenRequest
 from gateway.policy.decision import decide, decide_client
@@ -411,6 +411,45 @@ async def test_explanations_made_at_a_reload_count_as_well():
     await desk.explanations.settle(old)
     assert 0 < len(desk.explanations) < 20
     assert await desk.reason("r19") == "no_matching_trust"
+
+
+async def test_however_much_was_decided_the_next_policies_do_not_wait_for_its_explanation(monkeypatch):
+    desk = Desk(capacity=100)
+    for number in range(100):
+        desk.keep(f"r{number}", sub="y")
+    old, desk.policies.generation = desk.policies.generation, generation_of(POLICY, number=2)
+    explained = []
+
+    def slowly(kept, generation, *, in_brief=False):
+        desk.now += 1
+        explained.append(kept)
+        return _explained(kept, generation, in_brief=in_brief)
+
+    monkeypatch.setattr("gateway.explanations._explained", slowly)
+    await desk.explanations.settle(old)
+    assert len(explained) == MAX_SETTLING_SECONDS + 1
+    latest, earliest = await desk.explanations.of("r99"), await desk.explanations.of("r0")
+    assert latest is not None
+    assert earliest is not None
+    assert (latest["reason"], len(latest["rules"])) == ("no_matching_trust", 1)
+    assert (earliest["reason"], earliest["wanted"], earliest["rules"]) == (
+        "no_matching_trust",
+        "app/rule-1 wants sub x; seen: y",
+        [],
+    )
+
+
+async def test_a_decision_that_comes_in_while_its_policies_are_looked_into_is_not_lost():
+    desk = Desk()
+    desk.keep("early", sub="y")
+    old, desk.policies.generation = desk.policies.generation, generation_of(POLICY, number=2)
+    settling = asyncio.create_task(desk.explanations.settle(old))
+    await asyncio.sleep(0)
+    desk.keep("late", old, sub="y")
+    await settling
+    told = await desk.explanations.of("late")
+    assert told is not None
+    assert told["rules"][0]["checks"][0]["wanted"] == "x"
 
 
 async def test_what_is_forgotten_while_old_policies_are_explained_takes_no_room():

@@ -313,6 +313,41 @@ def test_a_narrower_rule_before_a_wider_one_is_told_though_nobody_gains():
     ]
 
 
+TWICE = """
+kind: ServiceAccount
+name: books
+access: [{{resource: ledger-api, scopes: [ledger:read, ledger:write]}}]
+trust:
+  - {{issuer: github, name: a, match: {{repository_id: "1"}}, scopes: [ledger:read], token_lifetime: 60s}}
+  - {{issuer: github, name: b, match: {{repository_id: "1"}}, scopes: [{scopes}], {more}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "scopes", "said"),
+    [
+        ("token_lifetime: 15m", "ledger:write",
+         ["lifetime books tokens for ledger-api by rule b live 15m instead of 60s"]),
+        ("token_lifetime: 60s, token_claims: {role: '\"admin\"'}", "ledger:write",
+         ['token_claims books tokens have the claim role: "admin" by rule b']),
+        ("token_lifetime: 60s", "ledger:read, ledger:write",
+         [("order books what a, b give at ledger-api is given together otherwise: "
+           "it counts where scope is left out, or several are asked for")]),
+    ],
+)  # fmt: skip
+def test_what_hides_behind_a_rule_that_asks_the_same_is_told(more, scopes, said):
+    before = TWICE.format(scopes="ledger:write", more="token_lifetime: 60s")
+    assert told(difference(before, TWICE.format(scopes=scopes, more=more))) == said
+
+
+def test_who_serves_a_new_resource_is_told():
+    resource = "kind: Resource\nname: new\nidentifier: https://new.example.com\nscopes: {x: X}\nserved_by: [books]\n"
+    account = ROLE.format(scopes="ledger:read")
+    assert "resource new books serves it: may introspect its tokens and pass calls on" in told(
+        difference(account, f"{account}\n---\n{resource}")
+    )
+
+
 def test_a_second_resource_means_that_resource_must_be_named():
     one = WEB.format(match='{repository_id: "1"}')
     two = one.replace(
@@ -509,6 +544,13 @@ def test_no_digest_of_a_secret_is_ever_told(to, said):
     lines = changed("a" * 64, to, text)
     assert lines == ([f"credentials web-deployer {said}"] if said else [])
     assert not any(digest in repr(lines) for digest in ("a" * 64, "b" * 64))
+
+
+def test_a_claim_and_a_lifetime_of_a_clients_own_tokens_are_told():
+    text = f"{BASE}\n---\n{PLAIN.replace('name: web-deployer', SECRET)}"
+    lines = changed("name: web-deployer", "name: web-deployer\ntoken_lifetime: 2m\ntoken_claims: {tier: '1'}", text)
+    assert "lifetime web-deployer tokens for deploy-api by its own credentials live 2m instead of 10m" in lines
+    assert "token_claims web-deployer the claim tier of tokens by its own credentials is 1 instead of absent" in lines
 
 
 def test_a_secret_that_works_longer_is_told_with_its_id():

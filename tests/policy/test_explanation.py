@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from gateway.model import Client
 from gateway.policy.decision import decide, decide_client
-from gateway.policy.explanation import MAX_ACCOUNTS, MAX_CHECKS, MAX_RULES, Explanation, explain, explain_client
+from gateway.policy.explanation import (
+    MAX_ACCOUNTS,
+    MAX_CHECKS,
+    MAX_RULES,
+    MAX_RULES_COMPARED_IN_BRIEF,
+    Explanation,
+    _distance,
+    explain,
+    explain_client,
+)
 from gateway.policy.explanation_document import document_of, located
 from gateway.policy.files import locate_problems, policy_text
 from tests.support.generated_policies import ISSUERS, policies, request_of, requests, workloads
@@ -282,6 +291,23 @@ def test_an_explanation_in_brief_has_the_same_answer_and_searches_less():
     long, short = (explain(generation, caller, request_of(), in_brief=brief) for brief in (False, True))
     assert long.decision == short.decision
     assert (long.accounts, short.accounts) == (("app-0699",), ())
+
+
+@pytest.mark.parametrize(("sub", "label"), [("s:899", "app/rule-900"), ("S:898", None)])
+def test_in_brief_not_every_rule_of_a_large_account_is_compared(sub, label, monkeypatch):
+    rules = "\n".join(f'  - {{issuer: cluster, match: {{sub: "s:{n}"}}}}' for n in range(900))
+    generation = generation_of(
+        f"kind: ServiceAccount\nname: app\naccess: [{{resource: ledger-api, scopes: [ledger:read]}}]\ntrust:\n{rules}\n"
+    )
+    compared = []
+    monkeypatch.setattr(
+        "gateway.policy.explanation._distance", lambda rule, claims: compared.append(rule) or _distance(rule, claims)
+    )
+    caller = workload(generation, "cluster", {"sub": sub})
+    explanation = explain(generation, caller, request_of(client_id="app"), in_brief=True)
+    assert len(compared) == MAX_RULES_COMPARED_IN_BRIEF
+    assert len(explanation.rules) + explanation.rules_left_out == 900
+    assert label is None or (explanation.rules[0].label, explanation.rules[0].admits) == (label, True)
 
 
 def test_of_too_many_checks_the_failing_one_is_among_those_shown():

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from gateway.cli.main import app
 from gateway.clock import SteadyClock
+from gateway.policy import files as files_module
 from gateway.policy import isolation as isolation_module
 from gateway.policy.generation import Generation
 from gateway.policy.isolation import InForce
@@ -240,6 +241,26 @@ async def test_a_file_that_cannot_be_read_has_not_vanished(folder):
 
 async def test_a_folder_within_itself_is_that_folders_fault(folder):
     await _unreadable(folder, lambda: (folder / "teams" / "a" / "loop").symlink_to(folder / "teams" / "a"))
+
+
+@pytest.mark.parametrize("target", ["/usr", "/"])
+async def test_links_out_into_the_machine_are_the_fault_of_whose_folder_they_are_in(folder, target):
+    def spoil() -> None:
+        for number in range(3):
+            (folder / "teams" / "a" / f"link{number}").symlink_to(target)
+
+    await _unreadable(folder, spoil)
+
+
+async def test_more_than_all_may_have_together_is_the_fault_of_the_largest_folder(folder, monkeypatch):
+    write(folder / "teams" / "a", account("a") + "# " + "x" * 5000, "app.yaml")
+
+    def spoil() -> None:
+        monkeypatch.setattr(files_module, "MAX_TOTAL_BYTES", 10_000)
+        for number in range(9):  # nine times the same bytes: a link is as good as a copy
+            (folder / "teams" / "a" / f"{number}.yaml").symlink_to("app.yaml")
+
+    await _unreadable(folder, spoil)
 
 
 async def _unreadable(folder: Path, spoil: Any) -> None:
@@ -649,6 +670,33 @@ async def test_very_many_mistakes_of_one_team_hold_back_that_team_alone(folder):
         write(folder / "teams" / "a" / f"sub{number:02}", mistakes, "x.yaml")
     write(folder / "teams" / "b", account("b-new"), "app.yaml")
     await store.reload()
+    assert names(store) == ["a", "b-new"]
+    assert len(store.held_back) == 40
+
+
+CHAINED = """
+kind: ServiceAccount
+name: n{number}
+access: [{{resource: ledger-api, scopes: [ledger:read]}}]
+trust: [{{issuer: cluster, match: {{sub: [s{number}, s{next}]}}}}]
+---
+kind: ServiceAccount
+name: t{number}.{{x}}
+for_each: {{x: claims.x}}
+access: [{{resource: ledger-api, scopes: [ledger:read]}}]
+trust: [{{issuer: cluster, match: {{sub: nobody}}}}]
+tests: [{{name: t, issuer: cluster, claims: {{sub: s{number}}}, expect: {{deny: ambiguous_service_account}}}}]
+"""
+"""Its test passes as long as the one before is there."""
+
+
+async def test_a_long_chain_of_tests_of_one_team_holds_back_that_team_alone(folder):
+    store = store_of(folder)
+    store.load()
+    for number in range(40):
+        write(folder / "teams" / "a" / f"{number:02}", CHAINED.format(number=number, next=number + 1), "app.yaml")
+    write(folder / "teams" / "b", account("b-new"), "app.yaml")
+    assert (await store.reload()).result == "loaded"
     assert names(store) == ["a", "b-new"]
     assert len(store.held_back) == 40
 

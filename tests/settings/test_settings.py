@@ -104,6 +104,25 @@ def test_the_file_of_the_design_is_read_whole(tmp_path: Path):
         ),
         ("issuer: https://a.example\naudit: {sinks: []}\n", "gateway.yaml:2: audit.sinks: needs at least one entry"),
         (
+            "issuer: https://a.example\naudit: {key: audit.pem}\n",
+            "gateway.yaml:2: audit.key: is one of file://..., not audit.pem",
+        ),
+        (
+            "issuer: https://a.example\nkeys: {store: file:///a/keys}\naudit: {key: file:///a/keys/audit.pem}\n",
+            (
+                "gateway.yaml:3: audit: has its key in keys.store: what signs tokens and what signs the log are kept "
+                "apart"
+            ),
+        ),
+        (
+            "issuer: https://a.example\naudit: {rotate_size: 100MB}\n",
+            "gateway.yaml:2: audit.rotate_size: is a whole number with a unit: 512KiB, 100MiB, 1GiB",
+        ),
+        (
+            "issuer: https://a.example\naudit: {rotate_keep: 7}\n",
+            "gateway.yaml:2: audit.rotate_keep: goes with rotate_size or rotate_every",
+        ),
+        (
             "issuer: https://a.example\nkeys:\n  cache_for: 1h\n  publish_ahead: 1h\n",
             (
                 "gateway.yaml:4: keys.publish_ahead: is at least cache_for and 90 seconds (3690s): caches have to know "

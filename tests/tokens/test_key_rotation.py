@@ -414,5 +414,22 @@ async def test_what_others_change_in_the_folder_is_followed(tmp_path):
         assert gateway.states() == ["upcoming", "active"]
 
 
+@pytest.mark.parametrize("signs_in", [DAY, 0], ids=["rotate", "rotate --now"])
+async def test_a_row_of_a_clock_that_is_days_behind_takes_no_key_from_tokens_that_are_alive(tmp_path, signs_in):
+    store, operator = FileKeyStore(tmp_path / "keys"), FileKeyStore(tmp_path / "keys")
+    async with replica(store, timings=TIMINGS) as gateway:
+        await gateway.pass_time(10 * DAY)
+        signed = gateway.signer
+        before = [one.row for one in await operator.load()]
+        key = SigningKey.generate("ES256", gateway.clock.now - 4 * DAY)
+        late = row_of(key, sign_from=key.created_at + signs_in)
+        assert await operator.replace(before, [*before, late], [key])
+        await gateway.clock.advance(store.look_every_seconds)
+        assert signed in gateway.published
+        assert signed in {one.row.kid for one in await operator.load()}
+        await gateway.pass_time(DAY)
+        assert signed in gateway.published
+
+
 def test_the_record_has_a_kind_of_its_own():
     assert KIND == "signing keys", "another name would lose every key at an update"

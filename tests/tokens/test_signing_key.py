@@ -128,6 +128,14 @@ def test_the_algorithm_follows_from_the_key_and_from_nothing_else(key):
     assert list(header) == ["alg", "kid", "typ"]
 
 
+def rsa_of(p: int, q: int) -> rsa.RSAPrivateKey:
+    """A key of two primes: to look for large ones takes half a minute."""
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    exponents = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, *exponents, rsa.RSAPublicNumbers(65537, p * q))
+    return numbers.private_key()
+
+
 @pytest.mark.parametrize(
     ("private_key", "why"),
     [
@@ -135,10 +143,11 @@ def test_the_algorithm_follows_from_the_key_and_from_nothing_else(key):
         (ec.generate_private_key(ec.SECP256K1()), "P-256"),
         (ed448.Ed448PrivateKey.generate(), "no algorithm"),
         (x25519.X25519PrivateKey.generate(), "no algorithm"),
-        (rsa.generate_private_key(65537, 1024), "2048 bits"),
+        (rsa.generate_private_key(65537, 1024), "2048 to 8192 bits"),
+        (rsa_of(2**4253 - 1, 2**4423 - 1), "2048 to 8192 bits"),
         (rsa.generate_private_key(3, 2048), "public exponent"),
     ],
-    ids=["P-384", "secp256k1", "Ed448", "X25519", "RSA-1024", "RSA-e3"],
+    ids=["P-384", "secp256k1", "Ed448", "X25519", "RSA-1024", "RSA-8676", "RSA-e3"],
 )
 def test_a_key_that_no_algorithm_here_fits_is_refused(private_key, why):
     with pytest.raises(ValueError, match=why):

@@ -55,7 +55,7 @@ def diff(
     compared; 2: used wrongly. With --exit-zero a change, and an OLD that does not load, exit with 0.
 
         gateway policy diff main
-        gateway policy diff HEAD~1 HEAD --policies deploy/policies
+        gateway policy diff HEAD~1 HEAD --policies org/policies
         gateway policy diff main:policies new-policies/ --output markdown
         gateway policy diff before/ after/ --output json --exit-zero
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -58,11 +59,11 @@ def document_of(found: PolicyDiff, sides: tuple["Side", "Side"], limit: int) -> 
     sorts: dict[str, tuple[int, list[Document]]] = {
         "everybody": (
             len(everybody) + len(loosened),
-            (_accesses(everybody[:limit], new) + _settings(loosened[:limit], new))[:limit],
+            (_accesses(everybody[:limit], new) + _settings(loosened[:limit], sides))[:limit],
         ),
         "gains": (len(gains), _accesses(gains[:limit], new)),
         "losses": (len(losses), _accesses(losses[:limit], old)),
-        "settings": (len(settings), _settings(settings[:limit], new)),
+        "settings": (len(settings), _settings(settings[:limit], sides)),
         "tests": (len(found.tests), _tests(found.tests[:limit], sides)),
     }
     return {
@@ -107,18 +108,27 @@ def _accesses(changes: Sequence[AccessChange], side: "Side") -> list[Document]:
     ]
 
 
-def _settings(changes: Sequence[SettingChange], side: "Side") -> list[Document]:
-    places = _located([change.place for change in changes], side)
+def _settings(changes: Sequence[SettingChange], sides: tuple["Side", "Side"]) -> list[Document]:
+    places: dict[Problem, Document] = {}
+    for side, is_old in zip(sides, (True, False), strict=True):
+        own = [change.place for change in changes if _is_old(change.place.file, sides) is is_old]
+        places |= zip(own, _located(own, side), strict=True)
     return [
         {
             "direction": change.direction,
             "about": change.about,
             "name": change.name,
             "sentence": change.sentence,
-            **place,
+            **places[change.place],
         }
-        for change, place in zip(changes, places, strict=True)
+        for change in changes
     ]
+
+
+def _is_old(file: str, sides: tuple["Side", "Side"]) -> bool:
+    """Whether it is one of the old files: what is gone stands there."""
+    is_old, is_new = (Path(file).is_relative_to(side.files.folder) for side in sides)
+    return is_old and not is_new
 
 
 def _tests(changes: Sequence[TestChange], sides: tuple["Side", "Side"]) -> list[Document]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _STDIN = "-"
 _MAX_FILE_BYTES = 64 * 1024
 _TIMEOUT_SECONDS = 20.0
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def explain(
@@ -122,6 +123,9 @@ def _read(name: str, option: str) -> bytes:
             with Path(name).open("rb") as file:
                 content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
+        if name.startswith("eyJ"):  # as every JWT begins, and every JSON object in base64
+            words = "is the name of a file, and not the token itself, which others could see; or - for standard input"
+            raise typer.BadParameter(words, param_hint=option) from None
         raise typer.BadParameter(f"cannot be read: {error.strerror}", param_hint=option) from None
     if len(content) > _MAX_FILE_BYTES:
         raise typer.BadParameter(f"is larger than {_MAX_FILE_BYTES // 1024} KiB", param_hint=option)
@@ -278,7 +282,7 @@ def _asked_of_gateway(
     try:
         host = check_url(base, insecure_http=True).hostname
         # Over loopback nobody listens in; anywhere else the token is not for the network to see.
-        fetcher = Fetcher(insecure_http=insecure_http or host in {"localhost", "127.0.0.1", "::1"})
+        fetcher = Fetcher(insecure_http=insecure_http or host in _LOOPBACK)
         answer = fetcher.send(
             "GET",
             f"{base.rstrip('/')}/api/explanations/{quote(request_id, safe='')}",
@@ -292,6 +296,8 @@ def _asked_of_gateway(
         said = str(body.get("error_description") or "no gateway answers there")
         if answer.status == 401 and token_file is None:
             said += " Send a token for the resource gateway-admin with --admin-token-file."
+            if host in _LOOPBACK:
+                said += " The gateway's own machine needs none where its setting admin.allow_loopback is true."
         _fail(f"{answer.status}: {said}")
     return body
 

@@ -47,7 +47,7 @@ def replay(
     Every request in an audit log is decided again by these policies, and what would change is told by rule and subject:
     who would be denied and why, who would be granted what, and who would get something else. Only policy is decided
     again: that a token verified is taken from the record, and what a record does not tell is counted, not guessed.
-    Exit code 0: nothing would change; 1: something would.
+    Exit code 0: nothing would change; 1: something would; 2: used wrongly, or the records do not tell.
 
         gateway policy replay /var/log/gateway/audit.jsonl --policies policies/
         gateway policy replay audit.jsonl audit.jsonl.1 audit.jsonl.2.gz --since 7d --policies new/
@@ -80,8 +80,8 @@ def replay(
         print(json.dumps(_json(played, reader), indent=2))
     else:
         print("\n".join(told[output](played, reader, str(chosen.folder))))
-    if played.changes:
-        raise typer.Exit(1)
+    if played.changes or played.tells_nothing:
+        raise typer.Exit(1 if played.changes else 2)
 
 
 def _text(played: "Replay", reader: "RecordReader", folder: str) -> Iterator[str]:
@@ -143,6 +143,7 @@ def _summary(played: "Replay", folder: str) -> str:
 
     begin, end = time_text(played.first), time_text(played.last)
     changes = f"{played.changes:,} would change" if played.changes else "nothing would change"
+    changes = "nobody can tell what would change" if played.tells_nothing else changes
     again = f"{played.decided:,} decided again under {folder}: {changes}"
     return f"{played.records:,} requests from {begin} to {end}; {again}."
 
@@ -192,7 +193,8 @@ def _escaped(text: str) -> str:
     """Text as Markdown shows it: what came out of tokens and files marks up nothing, and links nowhere."""
     from gateway.policy.problems import visible
 
-    return _MARKDOWN.sub(r"\\\1", visible(text)).replace("://", ":\u200b//").replace("@", "@\u200b")
+    escaped = _MARKDOWN.sub(r"\\\1", visible(text))
+    return escaped.replace("://", ":\u200b//").replace("@", "@\u200b").replace("www.", "www\u200b.")
 
 
 def _json(played: "Replay", reader: "RecordReader") -> dict[str, Any]:
@@ -200,7 +202,7 @@ def _json(played: "Replay", reader: "RecordReader") -> dict[str, Any]:
     from gateway.policy.replay import Answer
 
     return {
-        "ok": played.changes == 0,
+        "ok": played.changes == 0 and not played.tells_nothing,
         "records": played.records,
         "first": time_text(played.first),
         "last": time_text(played.last),

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -170,12 +171,14 @@ class _Git:
                 process.stdin.flush()
                 content = _content(process.stdout, entry)
                 target = folder / entry.path
-                target.parent.mkdir(parents=True, exist_ok=True)
                 try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
                     with target.open("xb") as stream:
                         stream.write(content)
-                except FileExistsError:  # on a file system that does not tell upper and lower case apart
+                except FileExistsError:  # on a file system that does not tell upper and lower case apart, or forged
                     raise RevisionError(f"{entry.path} stands there twice") from None
+                except OSError as error:  # names that are too long; a full disk
+                    raise RevisionError(f"{entry.path} cannot be written: {error.strerror}") from None
             process.stdin.close()
 
     def _run(self, *arguments: str) -> bytes | None:
@@ -219,12 +222,16 @@ class _Git:
             )
         except FileNotFoundError:
             raise RevisionError("git is not installed") from None
+        # A tree whose folders hold each other over and over is walked for ever without a line.
+        alarm = threading.Timer(GIT_SECONDS, process.kill)
+        alarm.start()
         try:
             with process:
                 yield process
         except BrokenPipeError:
             raise RevisionError("git ended early: the repository may be damaged") from None
         finally:
+            alarm.cancel()
             process.kill()
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:

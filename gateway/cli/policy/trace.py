@@ -2,6 +2,7 @@
 
 import re
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -51,9 +52,10 @@ class _Trace:
         line = Text("Granted" if granted else "Denied", "bold green" if granted else "bold red")
         line.append("" if granted else f": {visible(reason)}", "bold")
         self._line(line)
-        if not granted and reason in REASONS:
-            self._line(Text(_INDENT + REASONS[reason].sentence))
-        if document["wanted"] and not granted:
+        sentence = REASONS[reason].sentence if reason in REASONS else ""
+        if not granted and sentence:
+            self._line(Text(_INDENT + sentence))
+        if document["wanted"] not in {"", sentence} and not granted:
             self._line(Text(_INDENT + visible(str(document["wanted"]))))
         if document["decision"] != reason:
             words = "would grant it" if document["decision"] == "granted" else f"would say {document['decision']}"
@@ -87,14 +89,18 @@ class _Trace:
         line = Text(_INDENT)
         line.append(f"{self._passed if passed else self._failed} ", "green" if passed else "bold red")
         line.append(_subject(check))
+        wanted, seen = _value(check["wanted"]), _value(check["seen"])
+        if _is_about_times(check):
+            wanted, seen = _times(check["wanted"]), _times(check["seen"])
+        verb = "refuses unless this is false:" if check["kind"] == "guardrail" else "wants"
         if passed and check["kind"] == "identity":
-            line.append(f"  {_value(check['seen'])}", "dim")
+            line.append(f"  {seen}", "dim")
         elif passed:
-            line.append(f"  {_value(check['wanted'])}", "dim")
+            line.append(f"  {f'{verb} ' if check['kind'] == 'guardrail' else ''}{wanted}", "dim")
             if check["kind"] not in {"match", "issuer"} and check["seen"] not in (None, check["wanted"]):
-                line.append(f"  saw {_value(check['seen'])}", "dim")
-        else:
-            line.append(f"  wants {_value(check['wanted'])}; saw {_value(check['seen'])}")
+                line.append(f"  saw {seen}", "dim")
+        elif check["wanted"] != "" or check["seen"] is not None:  # else the note says it all
+            line.append(f"  {verb} {wanted}; saw {seen}")
         if check["note"]:
             line.append(f"  ({visible(str(check['note']))})")
         if not passed and check.get("line"):
@@ -167,6 +173,26 @@ def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_value, value)) or "nothing"
     return visible(str(value))
+
+
+def _is_about_times(check: dict[str, Any]) -> bool:
+    return bool(check["kind"] == "identity" and check["path"] == ["exp"])
+
+
+def _times(value: object) -> str:
+    """Seconds since the epoch by their names, as times that people can read."""
+    if not isinstance(value, dict):
+        return _value(value)
+    return ", ".join(f"{visible(str(name))}: {_time(seconds)}" for name, seconds in value.items()) or "nothing"
+
+
+def _time(seconds: object) -> str:
+    if not isinstance(seconds, int) or isinstance(seconds, bool):
+        return _value(seconds)
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):  # a year that there is not
+        return _value(seconds)
 
 
 def _can_show(text: str) -> bool:

@@ -179,6 +179,7 @@ def _document(generation: "Generation", ways: "Sequence[Way]", seen: _Seen | Non
             "first": time_text(seen.usage.first),
             "last": time_text(seen.usage.last),
             "skipped": skipped_in_words(seen.reader),
+            "others": seen.reader.others,
             "unused_since": time_text(seen.unused_since),
             "too_short": seen.is_short(),
         },
@@ -292,5 +293,8 @@ def _notes(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "note", f"{name} also used secrets that the policies do not have: {listed}"
     span = f", from {records['first']} to {records['last']}" if records["count"] else ""
     yield "detail", f"{records['count']:,} records{span}. {records['skipped']}".rstrip()
+    if records["others"]:
+        words = "records of introspection and revocation say nothing here: a client that does no more looks unused."
+        yield "note", f"{records['others']:,} {words}"
     if records["too_short"]:
         yield "note", f"The records do not reach back to {records['unused_since']}: what is used rarely looks unused."

@@ -11,11 +11,15 @@ _AUD = ("aud",)
 
 def _reserved(view: IssuerView) -> Iterator[Remark]:
     preset = view.policies.presets[view.issuer.preset]
+    resources = view.policies.generation.resources_by_identifier
     for audience in sorted(view.issuer.audiences):
         taken = view.policies.is_reserved_audience(audience) or audience in preset.reserved_audiences
         if (taken or audience == view.issuer.url) and not view.platform.fixed_audience:
             words = f"accepts {audience}, which another relying party accepts as well"
             yield Remark(("allow_reserved_audiences",), words)
+        elif audience in resources:
+            words = f"accepts {audience}, which is what tokens for {resources[audience].name} are for"
+            yield Remark(("audiences",), words)
 
 
 def _several(view: IssuerView) -> Iterator[Remark]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.model import ClaimPath
-from gateway.policy.lint.base import LintRule, Remark, TrustView, claim_text, values_text
+from gateway.policy.lint.base import AccountView, LintRule, Remark, TrustView, claim_text, values_text
 from gateway.policy.lint.facts import NOTHING
 from gateway.policy.lint.platforms import SUB
 
@@ -105,6 +105,15 @@ def _chosen(view: TrustView) -> Iterator[Remark]:
         known = view.own.get(path, NOTHING)
         if known.present and (known.values or known.globs):
             yield view.remark(f"{claim_text(path)} is chosen by {who}", path)
+
+
+def _chosen_name(view: AccountView) -> Iterator[Remark]:
+    template = view.account.template
+    for placeholder, path in template.placeholders if template is not None else ():
+        choosing = {trust.platform.chosen[path] for trust in view.trust if path in trust.platform.chosen}
+        for who in sorted(choosing):
+            words = f"{claim_text(path)}, by which each workload has its service account, is chosen by {who}"
+            yield Remark(("for_each", placeholder), words)
 
 
 def _environment_alone(view: TrustView) -> Iterator[Remark]:
@@ -254,6 +263,7 @@ RULES: tuple[LintRule, ...] = (
         title="A claim that the job or its starter chooses",
         why="The value proves nothing about the job: whoever writes or starts it sets it.",
         fix="Match what the platform alone writes: ids, ref, event_name, workflow_ref.",
+        of_account=_chosen_name,
         of_trust=_chosen,
     ),
     LintRule(

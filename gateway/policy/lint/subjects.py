@@ -19,6 +19,7 @@ _NAME_OF_SUBJECT = re.compile(r"repo:[^/:@]+/[^/:@]+(?::.*)?", re.DOTALL)
 _ADDRESSES = frozenset({"email", "user_email", "preferred_username", "upn", "unique_name"})
 _NESTED = ("kubernetes.io", "https://sts.amazonaws.com/")
 _FLAGS = re.compile(r"\(\?[a-zA-Z]+\)")
+_BY_LINES = re.compile(r"\(\?[a-zA-Z]*m")
 _ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
 _LOOSE_FAMILIES = frozenset({"kubernetes", "aws"})
 """Where globs over ``sub`` have rules of their own."""
@@ -174,8 +175,10 @@ def _cuts_name(path: ClaimPath, glob: str) -> bool:
 
 
 def _is_whole(pattern: str) -> bool:
-    """Whether a regular expression has to fit the whole text, each of its alternatives."""
+    """Whether a regular expression has to fit the whole text, each of its alternatives, and not one of its lines."""
     bare = _ESCAPED_OR_CLASS.sub(lambda found: found[0] if found[0] in {r"\A", r"\z"} else "x", pattern)
+    if _BY_LINES.search(bare):
+        return False
     bare = _FLAGS.sub("", bare) if _FLAGS.match(bare) else bare
     depth = 0
     for character in bare:

@@ -158,7 +158,7 @@ class FileKeyStore:
             if is_encrypted(pem):
                 words = "is not encrypted with the passphrase of keys.passphrase_file, or damaged"
             else:
-                words = "is no private key on P-256 or Ed25519, or of RSA with 2048 bits or more, as PKCS#8"
+                words = "is no private key on P-256 or Ed25519, or of RSA with 2048 to 8192 bits, as PKCS#8"
             raise KeyStoreError(f"{path} {words}") from error
 
     def _read_file(self, folder: int, name: str) -> tuple[bytes, os.stat_result]:

@@ -15,6 +15,8 @@ from gateway.cli.policy import revisions
 from gateway.cli.policy.diff_report import MAX_MARKDOWN_CHARACTERS
 from gateway.cli.policy.markdown import code
 from tests.deploy.deployment_files import command
+from tests.docs.examples import policy_sets
+from tests.docs.markdown import ROOT, blocks
 from tests.support.policies import BASE, write
 
 WEB = """\
@@ -262,6 +264,39 @@ def test_a_file_of_a_revision_is_written_nowhere_but_into_its_folder(name, tmp_p
     assert not Path("/tmp/evil.yaml").exists()
 
 
+@pytest.mark.parametrize("kind", ["a file that is a folder, too", "a name that is too long"])
+def test_files_that_cannot_be_written_are_told(kind):
+    commit(WEB)
+    text = blob(WEB.encode())
+    within = bytes.fromhex(tree(("100644", "b.yaml", text)))
+    entries = {
+        "a file that is a folder, too": (("100644", "a.yaml", text), ("40000", "a.yaml", within)),
+        "a name that is too long": (("100644", "x" * 300 + ".yaml", text),),
+    }
+    done = run(commit_of(tree(*entries[kind])), "policies")
+    assert done.exit_code == 2
+    assert "stands there twice" in complaint(done) or "cannot be written: File name too long" in complaint(done)
+
+
+def test_folders_without_end_are_not_walked_for_ever(monkeypatch):
+    """Of a hundred empty folders a hundred times over, and so on: git goes through all of them, and prints nothing."""
+    commit(WEB)
+    monkeypatch.setattr(revisions, "GIT_SECONDS", 1)
+    folder = tree()
+    for _ in range(8):
+        folder = tree(*(("40000", f"f{number}", bytes.fromhex(folder)) for number in range(100, 200)))
+    done = run(commit_of(folder), "policies")
+    assert done.exit_code == 2
+    assert "cannot be listed" in complaint(done)
+
+
+def test_what_is_gone_stands_in_the_old_files():
+    commit(f"{WEB}---\nkind: Resource\nname: old-api\nidentifier: https://old.example.com\nscopes: {{x: X}}\n")
+    policies("policies", WEB)
+    (entry,) = json.loads(run("HEAD", "--output", "json").stdout)["settings"]
+    assert entry["file"] == "HEAD:policies/web.yaml"
+
+
 def test_a_link_in_a_revision_is_not_followed():
     commit(WEB)
     Path("policies/link.yaml").symlink_to("/etc/passwd")
@@ -443,3 +478,40 @@ def test_a_terminal_is_shown_no_control_characters_of_others():
 @pytest.mark.parametrize("options", [("--output", "yaml"), ("--limit", "0"), ("--nonsense",)])
 def test_a_wrong_option_ends_with_2(options):
     assert run(policies("before", WEB), "before", *options).exit_code == 2
+
+
+# ---------------------------------------------------------------- the page
+
+
+def console_of(page: str, words: str) -> tuple[list[str], str]:
+    """The arguments of a command on a page, and what the page says that it prints."""
+    found = (
+        one.text for one in blocks(page) if one.language == "console" and one.text.startswith(f"$ gateway {words}")
+    )
+    line, _, output = next(found).partition("\n")
+    return line.split()[2:], output
+
+
+@pytest.fixture
+def page() -> str:
+    return (ROOT / "policies" / "craft.md").read_text()
+
+
+def test_the_change_on_the_page_is_told_as_the_page_shows(page):
+    git("init", "--quiet", "--initial-branch=main", ".")
+    (written,) = policy_sets(page)["diff"]
+    write(Path("policies"), written.text, "deploy.yaml")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "policies")
+    changed = written.text.replace("[production]", "[production, staging]")
+    changed = changed.replace("identifier: https", "token_lifetime: 1h\nidentifier: https")
+    write(Path("policies"), changed, "deploy.yaml")
+    arguments, output = console_of(page, "policy diff")
+    assert CliRunner().invoke(app, arguments).output.strip() == output.strip()
+
+
+def test_who_can_is_told_as_the_page_shows(page):
+    (written,) = policy_sets(page)["diff"]
+    write(Path("policies"), written.text, "deploy.yaml")
+    arguments, output = console_of(page, "policy who-can")
+    assert CliRunner().invoke(app, arguments).output.strip() == output.strip()

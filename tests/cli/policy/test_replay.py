@@ -122,7 +122,7 @@ def test_a_pull_request_gets_a_table(tmp_path, log):
 
 @pytest.mark.parametrize("output", ["text", "markdown"])
 def test_what_came_out_of_tokens_marks_up_nothing(tmp_path, output):
-    subject = "\x1b[31m<script>](https://evil.example.com) @everyone `x` | y\u202e"
+    subject = "\x1b[31m<script>](https://evil.example.com) www.evil.example.com @everyone `x` | y\u202e"
     hostile = replace(LOG[0], subject=subject, claims={**MAIN, "sub": subject, "ref": "refs/heads/main"})
     log = write_log(tmp_path / "audit.jsonl", [hostile])
     done = run(log, "--policies", policies(tmp_path, CLOSED), "--output", output)
@@ -130,8 +130,26 @@ def test_what_came_out_of_tokens_marks_up_nothing(tmp_path, output):
     assert "evil.example.com" in done.stdout
     assert not {"\x1b", "\u202e"} & set(done.stdout)
     if output == "markdown":
-        for markup in ("<script>", "](", "https://", "@everyone", " `x`", " | y"):
+        for markup in ("<script>", "](", "https://", "www.e", "@everyone", " `x`", " | y"):
             assert markup not in done.stdout
+
+
+def test_a_log_that_tells_of_no_decision_does_not_pass_for_one_under_which_nothing_changes(tmp_path):
+    asks = ACCOUNT.replace("ref: refs/heads/main}", "environment: production}")
+    log = write_log(
+        tmp_path / "audit.jsonl",
+        [
+            replace(
+                one, claims_are_complete=False, claims={name: one.claims[name] for name in ("repository_id", "ref")}
+            )
+            for one in LOG
+        ],
+    )
+    done = run(log, "--policies", policies(tmp_path, asks))
+    assert done.exit_code == 2
+    assert "nobody can tell what would change." in done.stdout
+    assert "4 hang on a claim that is not in the record" in done.stdout
+    assert json.loads(run(log, "--policies", policies(tmp_path, asks), "-o", "json").stdout)["ok"] is False
 
 
 def test_rotated_files_and_standard_input_are_read(tmp_path, log):

@@ -233,6 +233,13 @@ def test_lines_that_are_no_records_are_counted():
     assert "1 lines were skipped: 1 no JSON." in run("--audit", file).stdout
 
 
+def test_a_client_that_only_introspects_is_not_said_to_be_idle_without_a_word():
+    file = log(USED)
+    line = json.loads(file.read_bytes()) | {"endpoint": "introspection"}
+    file.write_bytes(file.read_bytes() + json.dumps(line).encode() + b"\n")
+    assert "1 records of introspection and revocation say nothing here" in run("--audit", file).stdout
+
+
 def test_scripts_get_the_uses_by_their_names():
     told = json.loads(run("--audit", log(USED, CLIENT), "-o", "json").stdout)
     used = {way["name"]: way["used"] for way in told["ways"]}

@@ -210,6 +210,37 @@ def test_a_template_that_names_tenant_and_workload_is_for_strangers_all_the_same
     assert serious(tmp_path, text) == ["ISS005"]
 
 
+@pytest.mark.parametrize("claim", ["claims.actor", "claims.workflow", "claims.head_ref"])
+def test_a_job_does_not_choose_which_service_account_of_a_template_it_is(claim, tmp_path):
+    text = template("gh.{who}", {"who": claim}, SAFE, "github")
+    assert serious(tmp_path, text) == ["WF003"]
+
+
+# ---------------------------------------------------------------- audiences, and regular expressions
+
+
+@pytest.mark.parametrize(
+    ("audience", "expected"), [("https://deploy.example.com", ["AUD002"]), ("https://sts.example.com", [])]
+)
+def test_tokens_that_were_made_for_an_api_are_not_for_the_gateway(audience, expected, tmp_path):
+    text = f"kind: Issuer\nname: other\nurl: https://other.example.com\naudiences: [{audience}]\n---\n"
+    assert serious(tmp_path, text + account("match: {sub: a}", "other")) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("^production$", []),
+        ("(?i)^production$", []),
+        ("(?m)^production$", ["SUB005"]),  # one line of several is enough
+        ("^(?im:production$|staging)$", ["SUB005"]),
+    ],
+)
+def test_a_regular_expression_has_to_fit_the_whole_claim_and_not_one_of_its_lines(pattern, expected, tmp_path):
+    text = account(f"{SAFE}\nwhen: 'claims.environment.matches(\"{pattern}\")'")
+    assert serious(tmp_path, text) == expected
+
+
 # ---------------------------------------------------------------- platforms that are known by their URL
 
 

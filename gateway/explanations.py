@@ -28,6 +28,8 @@ MAX_SETTLING_SECONDS = 5.0
 """How long policies that were replaced are looked into: so long the next ones have to wait at most."""
 _OVERHEAD_BYTES = 1_000
 """What one kept decision takes beside its claims, about."""
+_TEXT_OVERHEAD_BYTES = 60
+"""What one text takes beside its characters, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ class _Kept:
 
     @property
     def size(self) -> int:
-        return _OVERHEAD_BYTES + len(self.claims) + len(self.document) + len(self.detail)
+        asked = (self.client_id, self.resource, *(self.scopes or ()))
+        texts = sum(_TEXT_OVERHEAD_BYTES + len(one) for one in asked if one is not None)
+        return _OVERHEAD_BYTES + texts + len(self.claims) + len(self.document) + len(self.detail)
 
 
 class Explanations:

@@ -20,7 +20,9 @@ DEFAULT_ISSUER = "https://sts.example.com"
 def check(
     config: Path | None = ConfigOption,
     policies: Path | None = typer.Option(None, "--policies", "-p", help="Check this folder of policies alone."),
-    issuer: str = typer.Option(DEFAULT_ISSUER, help="With --policies: the gateway's issuer URL."),
+    issuer: str = typer.Option(
+        DEFAULT_ISSUER, "--gateway-issuer", "--issuer", help="With --policies: the gateway's issuer URL."
+    ),
     insecure_http: bool = InsecureHttpOption,
     isolation: str | None = typer.Option(None, help="With --policies: none or per_folder, as the settings would say."),
     output: str = typer.Option("text", "--output", "-o", help="text or json."),
@@ -58,6 +60,8 @@ def check(
             _check_by_folder(files, output)
         generation = files.generation()
     except ConfigurationProblems as problems:
+        if policies is None and config is None and output == "text":
+            _point_at_policies()
         exit_with_problems(ConfigurationProblems([*unfit, *problems.problems], problems.left_out), output)
         return
     if unfit:
@@ -73,6 +77,14 @@ def check(
     print(
         "Good: " + ", ".join(f"{number} {kind if number != 1 else kind[:-1]}" for kind, number in counts.items()) + "."
     )
+
+
+def _point_at_policies() -> None:
+    """Whoever has policies and no settings yet finds out how to check them alone."""
+    from gateway.settings import DEFAULT_FILE
+
+    if not Path(DEFAULT_FILE).exists() and Path("policies").is_dir():
+        typer.echo("For the policies alone, without settings: gateway check --policies policies/", err=True)
 
 
 def _check_listener(settings: "Settings", config: Path | None) -> "tuple[list[Problem], list[Problem]]":

@@ -1,5 +1,7 @@
 """The command line: one module per command, each importing what it needs only when it runs."""
 
+import errno
+import os
 import sys
 
 import typer
@@ -51,8 +53,14 @@ def options(
 
 
 def main() -> None:
-    """Runs the command line; interrupts end it quietly."""
+    """Runs the command line; interrupts end it quietly, and a full disk behind standard output in one line."""
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, and not wrong again
+        print(f"gateway: the output could not be written: {error.strerror}", file=sys.stderr)
+        sys.exit(2)

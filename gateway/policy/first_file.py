@@ -74,6 +74,8 @@ class Platform:
     workload: tuple[Question, ...]
     context: tuple[Question, ...]
     shape: Callable[[Answers], Shape]
+    where_iss_stands: str = ""
+    """Where to read the iss of its tokens; empty where all of the platform has one."""
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -395,7 +397,14 @@ _ID = "an id, in digits"
 
 
 def _cluster(issuer_name: str, advice: str) -> Platform:
-    return Platform(issuer_name, advice, workload=_CLUSTER, context=(_TOKENS,), shape=_kubernetes)
+    return Platform(
+        issuer_name,
+        advice,
+        workload=_CLUSTER,
+        context=(_TOKENS,),
+        shape=_kubernetes,
+        where_iss_stands="kubectl get --raw /.well-known/openid-configuration",
+    )
 
 
 _PODS = (
@@ -441,6 +450,7 @@ PLATFORMS: Mapping[str, Platform] = {
         ),
         context=(_BRANCH, _ENVIRONMENT),
         shape=_gitlab_ci,
+        where_iss_stands="the instance, such as https://gitlab.com",
     ),
     "aws-sts": Platform(
         "aws",
@@ -467,6 +477,7 @@ PLATFORMS: Mapping[str, Platform] = {
             ),
         ),
         shape=_aws_sts,
+        where_iss_stands="aws iam get-outbound-web-identity-federation-info",
     ),
     "generic": Platform(
         "platform",

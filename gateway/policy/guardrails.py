@@ -3,6 +3,7 @@
 Every guardrail only takes away: what one of them refuses no other allows, wherever it is written. Pure.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from gateway.policy.conditions import ManyStars, OneStar, checked_glob, parse_glob
 from gateway.policy.documents import KINDS, GuardrailDocument, ResourceDocument, duration_text
 from gateway.policy.generation import Resource, ServiceAccount, TrustRule
+from gateway.policy.implication import glob_implies
 from gateway.policy.problems import Path, Place, Problem, path_text
 
 TEAM_KINDS = tuple(kind for kind in KINDS if kind not in {"Issuer", "Guardrail"})
@@ -21,6 +23,8 @@ AccessWritten = Sequence[tuple[str, Sequence[str]]]
 """Resources and scopes there, in the order of the file."""
 
 _Glob = OneStar | ManyStars
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+"""What stands for a value in the name of a template. No value has a separator in it, so ``*`` fits them all."""
 
 
 class GlobError(ValueError):
@@ -181,7 +185,7 @@ class Guardrails:
             if kind not in limits.kinds:
                 words = f"may not stand here, where files hold {', '.join(limits.kinds)}"
                 yield place.problem(("kind",), f"{words} ({limits})")
-            if names is not None and not any(glob.fits(name) for glob in limits.names):
+            if names is not None and not _is_like(name, names, limits.names):
                 yield place.problem(("name",), f"has to be like {_one_of(names)} in files here ({limits})")
 
     def about_resource(self, document: ResourceDocument, place: Place) -> Iterator[Problem]:
@@ -244,6 +248,14 @@ class Guardrails:
                     yield account.place.problem(("roles", position), words)
                 for scope in _kept(limits, path, name, scopes):
                     yield account.place.problem(("roles", position), _kept_words(limits, name, scope))
+
+
+def _is_like(name: str, written: Sequence[str], globs: Sequence[_Glob]) -> bool:
+    """Whether a name fits one of the globs; of a template, whether every name does that it makes."""
+    made = _PLACEHOLDER.sub("*", name)
+    if made == name:
+        return any(glob.fits(name) for glob in globs)
+    return any(glob_implies(made, glob) for glob in written)
 
 
 def _not_owned(limits: Limits, resource: Resource) -> str:

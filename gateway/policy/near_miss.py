@@ -339,7 +339,8 @@ def _immutable(miss: _Miss, wanted: str, seen: str) -> Hint | None:
     if with_ids is not None:
         written = f"repo:{with_ids['owner']}/{with_ids['name']}"
         other = f"{with_ids[0]}{wanted[len(written) :]}" if wanted.startswith(f"{written}:") else ""
-        if not other or not miss.would_hold(other) or miss.claims.get("repository_id") not in {None, with_ids["id"]}:
+        of_another = miss.claims.get("repository_id") not in (None, with_ids["id"])  # it may be a list, too
+        if not other or of_another or not miss.would_hold(other):
             return None
         sentence = (
             "GitHub's sub has the ids of owner and repository in it here, as of every repository that was made, "

@@ -17,6 +17,7 @@ DIFFERENCES = (
     "lifetime",
     "token_claims",
     "sender_constraint",
+    "signing_algorithm",
 )
 """What two decisions are compared in, the weightiest first."""
 
@@ -50,6 +51,8 @@ def _differences(live: Entitlement, shadow: Entitlement) -> Iterator[str]:
         yield "token_claims"
     if live.sender_constraint != shadow.sender_constraint:
         yield "sender_constraint"
+    if live.signing_algorithm != shadow.signing_algorithm:
+        yield "signing_algorithm"
 
 
 def _types(entitlement: Entitlement) -> dict[str, type[Any]]:
@@ -89,6 +92,7 @@ def outcome_in_words(decision: Decision) -> str:
         f"for {duration_text(given.lifetime_seconds)}"
         + (claims if given.claims else "")
         + (f", bound by {given.sender_constraint}" if given.sender_constraint != "none" else "")
+        + (f", signed by {given.signing_algorithm}" if given.signing_algorithm is not None else "")
     )
 
 

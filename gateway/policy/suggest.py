@@ -229,8 +229,9 @@ class Traffic:
         self._seen(rule).take(recorded, (given.resource, given.scopes, given.lifetime_seconds))
 
     def _take_other_way(self, recorded: RecordedDecision) -> None:
-        if recorded.service_account is not None:
-            self.by_other_ways.add(recorded.service_account)
+        name = recorded.service_account
+        if name is not None and name in self._generation.service_accounts:  # a log may name any number of others
+            self.by_other_ways.add(name)
         if recorded.issuer is None or recorded.rule is None:
             return
         # Of a call that was passed on the record does not name the actor's account: it may be any with such a rule.

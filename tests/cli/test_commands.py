@@ -59,6 +59,25 @@ def test_check_speaks_json_to_scripts(tmp_path: Path):
     assert json.loads(gateway("check", "-p", "policies", "-o", "json").stdout)["ok"] is True
 
 
+def test_check_points_whoever_has_policies_alone_at_the_option_for_them():
+    done = gateway("check")  # in this repository there are policies, and no gateway.yaml
+    assert done.returncode == 1
+    assert "gateway check --policies policies/" in done.stderr
+
+
+def test_check_calls_the_gateways_issuer_as_the_policy_commands_do():
+    for option in ("--gateway-issuer", "--issuer"):
+        assert gateway("check", "-p", "policies", option, "https://sts.example.com").returncode == 0
+
+
+def test_a_full_disk_behind_the_output_is_told_in_one_line():
+    command = [sys.executable, "-m", "gateway", "policy", "schema"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "gateway: the output could not be written: No space left on device\n"
+
+
 def test_a_wrong_option_exits_with_2():
     assert gateway("check", "--polices", "x").returncode == 2
     assert gateway("nonsense").returncode == 2

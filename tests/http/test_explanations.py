@@ -6,7 +6,7 @@ import hashlib
 import json
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +401,16 @@ async def test_so_many_bytes_are_kept_at_most():
         desk.keep(f"r{number}", sub="y", long="z" * 9000)
     assert len(desk.explanations) == 4
     assert await desk.reason("r99") == "no_matching_trust"
+
+
+async def test_what_was_asked_for_counts_as_well():
+    desk = Desk(capacity=1000, max_bytes=50_000)
+    client = Client("app", "client_secret_basic", "secret:s1")
+    request = replace(REQUEST, resource="r" * 2000, scopes=tuple(f"scope-{number}" for number in range(64)))
+    decision = decide_client(desk.policies.generation, client, request)
+    for number in range(100):
+        desk.explanations.keep(f"r{number}", request, Proven(client=client), decision, decision.reason, "")
+    assert len(desk.explanations) == 6
 
 
 async def test_explanations_made_at_a_reload_count_as_well():

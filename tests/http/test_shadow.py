@@ -105,6 +105,7 @@ CHANGES = [
     ("lifetime", "granted", ("token_lifetime: 15m", "token_lifetime: 5m")),
     ("token_claims", "granted", ("name: invoicer\n", "name: invoicer\ntoken_claims: {team: '\"billing\"'}\n")),
     ("sender_constraint", "granted", ("token_lifetime: 15m", "token_lifetime: 15m\nsender_constraint: dpop")),
+    ("signing_algorithm", "granted", ("token_lifetime: 15m", "token_lifetime: 15m\nsigning_algorithm: RS256")),
     ("service_account", "granted", ("name: invoicer\n", "name: biller\n")),
     ("resource", "granted", ("identifier: https://ledger.example.com", "identifier: https://new-ledger.example.com")),
 ]  # fmt: skip

@@ -384,6 +384,23 @@ def test_a_role_that_is_a_guardrails_business_is_told_of_once_for_whoever_has_it
     assert [line.split(": ")[1] for line in found] == ["roles[0]", "roles[1]"]
 
 
+@pytest.mark.parametrize(
+    ("names", "name", "is_like"),
+    [
+        ("storage-*", "storage-{x}", True),
+        ("storage-*-job", "storage-{x}.{y}-job", True),
+        ("'*storage*'", "w{storage}", False),
+        ("'*-{x}'", "w-{x}", False),
+        ("'storage-{x}*'", "storage-{x}", False),
+    ],
+)
+def test_every_name_that_a_template_makes_has_to_be_like_those_of_its_folder(folder, names, name, is_like):
+    claims = ", ".join(f"{one}: claims.{one}" for one in ("x", "y", "storage") if "{" + one + "}" in name)
+    text = account(f"for_each: {{{claims}}}", name=f"'{name}'")
+    found = told(folder, guardrail(f"names: [{names}]"), {TEAM: text})
+    assert (found == []) is is_like, found
+
+
 def test_tests_in_a_teams_folder_grant_nothing_and_may_be_kept_out(folder):
     tests = """
     kind: Tests

@@ -359,6 +359,14 @@ def test_a_text_in_a_condition_is_not_rewritten_where_that_lets_in_others(tmp_pa
     assert hints(tmp_path, policy(f"when: {json.dumps(condition)}", "cluster"), "cluster", claims) == []
 
 
+@pytest.mark.parametrize("value", [["300400"], {"id": "300400"}, 300400, True])
+@pytest.mark.parametrize(("id_", "issuer", "conditions", "claims", "then"), CHANGED)
+def test_a_claim_of_any_other_kind_is_no_reason_to_fail(tmp_path, id_, issuer, conditions, claims, then, value):
+    text = policy(conditions, issuer)
+    for name in claims:
+        assert isinstance(hints(tmp_path, text, issuer, {**claims, name: value}), list)
+
+
 @pytest.mark.parametrize("event", ["pull_request_target", "workflow_run", "issue_comment", "an_event_of_2030"])
 def test_an_environment_is_never_written_in_the_place_of_a_branch_for_an_event_that_strangers_set_off(tmp_path, event):
     text = policy("sub: repo:acme/web:ref:refs/heads/main")

@@ -35,6 +35,7 @@ CHANGES = [
     ("token_claims", replace(GRANTED, entitlement=replace(GIVEN, claims={}))),
     ("token_claims", replace(GRANTED, entitlement=replace(GIVEN, claims={"tenant": "other"}))),
     ("sender_constraint", replace(GRANTED, entitlement=replace(GIVEN, sender_constraint="dpop"))),
+    ("signing_algorithm", replace(GRANTED, entitlement=replace(GIVEN, signing_algorithm="RS256"))),
 ]
 
 

@@ -257,6 +257,13 @@ def test_access_stays_where_a_token_was_passed_on():
     assert Suggested(text, [*records, narrowed]).suggestion.access is None
 
 
+def test_names_that_a_log_makes_up_take_no_memory():
+    traffic = Traffic(compiled(text_of(WEB)))
+    for number in range(100):
+        traffic.take(replace(NOTHING, service_account=f"made-up-{number}", authentication="client_secret_basic/s1"))
+    assert traffic.by_other_ways == set()
+
+
 def test_a_rule_that_passes_calls_on_is_left_alone():
     text = text_of(LEDGER)
     records = seen(text, "github", job, resource="ledger-api")

@@ -82,6 +82,13 @@ def skipped_in_words(reader: "RecordReader") -> str:
     return f"{reader.skipped.total():,} lines were skipped: {counts}."
 
 
+def nothing_found(reader: "RecordReader", within: Period) -> str:
+    """What to say of files in which no decision was found."""
+    if within.since is not None or within.until is not None:
+        return "holds no decision of that time"
+    return f"holds no decision. {skipped_in_words(reader)}".rstrip()
+
+
 def time_text(seconds: float | None) -> str | None:
     """Seconds since the epoch as RFC 3339 in UTC, to the second."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

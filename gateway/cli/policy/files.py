@@ -16,7 +16,9 @@ PoliciesOption = typer.Option(
     None, "--policies", "-p", help="Folder of policy files. Default: that of the settings, or policies/."
 )
 GatewayIssuerOption = typer.Option(
-    DEFAULT_GATEWAY_ISSUER, help="With --policies: the gateway's issuer URL, which tokens have as their audience."
+    DEFAULT_GATEWAY_ISSUER,
+    show_default=f"that of the settings, or {DEFAULT_GATEWAY_ISSUER}",
+    help="With --policies: the gateway's issuer URL, which tokens have as their audience.",
 )
 OutputOption = typer.Option("text", "--output", "-o", help="text or json.")
 
@@ -69,7 +71,8 @@ def generation_of(settings: "Settings", *, insecure_http: bool) -> "Generation":
 def policy_files(config: Path | None, policies: Path | None, gateway_issuer: str, insecure_http: bool) -> PolicyFiles:
     """The files that the options name: ``--policies``, else the folder of the settings, else ``policies/``.
 
-    Raises ``ConfigurationProblems`` where the settings cannot be read.
+    A folder that is named is that of the gateway whose settings are named or lie here, unless ``gateway_issuer`` says
+    otherwise. Raises ``ConfigurationProblems`` where the settings cannot be read.
     """
     from gateway.settings import DEFAULT_FILE, load_settings
 
@@ -77,6 +80,23 @@ def policy_files(config: Path | None, policies: Path | None, gateway_issuer: str
     if policies is None and config is None and not Path(DEFAULT_FILE).exists() and here.is_dir():
         policies = here
     if policies is not None:
+        if gateway_issuer == DEFAULT_GATEWAY_ISSUER:
+            gateway_issuer = _issuer_of_settings(config, insecure_http) or gateway_issuer
         return PolicyFiles(policies, gateway_issuer, insecure_http)
     settings = load_settings(config, insecure_http=insecure_http)
     return PolicyFiles(settings.policies, settings.issuer, insecure_http)
+
+
+def _issuer_of_settings(config: Path | None, insecure_http: bool) -> str | None:
+    """The issuer of the settings that are named, or of those that lie here and can be read."""
+    from gateway.policy.problems import ConfigurationProblems
+    from gateway.settings import DEFAULT_FILE, load_settings
+
+    if config is None and not Path(DEFAULT_FILE).exists():
+        return None
+    try:
+        return load_settings(config, insecure_http=insecure_http).issuer
+    except ConfigurationProblems:
+        if config is not None:
+            raise
+        return None  # they are not what was asked about

@@ -140,7 +140,7 @@ def _tell(findings: "list[Finding]", silenced: int, left_out: int) -> None:
     parts = [_counted(count, name) for name, count in counted.items() if count]
     told = ", ".join(parts) if parts else "Nothing found"
     more = [f"{silenced} silenced by comments"] if silenced else []
-    more += [f"{left_out} of less weight not shown"] if left_out else []
+    more += [f"{left_out} of less weight not shown (--severity info shows all)"] if left_out else []
     typer.echo(f"{told}{'; ' if more else ''}{', '.join(more)}.")
 
 

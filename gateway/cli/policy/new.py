@@ -1,7 +1,9 @@
 """``gateway policy new``: a first policy file for one workload, with its tests."""
 
 import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -105,7 +107,12 @@ def new(
         print(json.dumps({**told, "resource": draft.resource, "scopes": list(draft.scopes)}, indent=2))
         return
     print(f"Wrote {target}: {draft.name} may have {', '.join(draft.scopes)} at {draft.resource}. Its tests pass.")
-    print(f"Read it, then: gateway policy test -k {draft.name}")
+    options = [(option, path) for option, path in (("-p", policies), ("-c", config)) if path is not None]
+    where = "".join(f" {option} {shlex.quote(str(path))}" for option, path in options)
+    print(f"Read it, then: gateway policy test -k {draft.name}{where}")
+    described = Path(os.path.normpath(target.parent / draft.schema))
+    if not described.exists():
+        print(f"For your editor: gateway policy schema > {shlex.quote(str(described))}")
 
 
 def _files(config: Path | None, policies: Path | None, gateway_issuer: str, insecure_http: bool) -> PolicyFiles:
@@ -120,8 +127,6 @@ def _files(config: Path | None, policies: Path | None, gateway_issuer: str, inse
 
 def _schema_for(target: Path, folder: Path) -> str:
     """Where the folder's schema lies, seen from the file."""
-    import os
-
     if target == STANDARD_OUTPUT:
         return "schema.json"
     try:
@@ -298,7 +303,8 @@ class _Interview:
             return chosen or "", None
         written = preset.url
         if url is not None or written is None:
-            written = self._answer("issuer-url", "The iss of its tokens", _url_of(preset))
+            where = f" ({platform.where_iss_stands})" if platform.where_iss_stands else ""
+            written = self._answer("issuer-url", f"The iss of its tokens{where}", _url_of(preset))
         default = next(name for name in _numbered(platform.issuer_name) if name not in there)
         return (self._checked("issuer", _name) if named is not None else default), written
 
@@ -306,8 +312,8 @@ class _Interview:
         """The resource's name, its identifier where it has to be written, and the scopes."""
         generation = self._around.generation
         there = generation.resources if generation is not None else {}
-        known = f" ({', '.join(there)}, or the identifier of another one)" if there else ""
-        api = self._answer("api", f"API{known}", _identifier)
+        known = f"{', '.join(there)}, or the identifier of another one" if there else "its identifier, mostly its URL"
+        api = self._answer("api", f"API ({known})", _api_beside(generation, is_named="api-name" in self._given))
         found = generation.resource(api) if generation is not None and api is not None else None
         scopes_there = found.scopes if found is not None else None
         choice = f" ({' '.join(scopes_there)})" if scopes_there is not None else ""
@@ -439,8 +445,23 @@ def _scopes_among(known: tuple[str, ...] | None) -> Callable[[str], str]:
     return check
 
 
-def _identifier(text: str) -> str:
-    return _validated("Identifier", text)
+def _api_beside(generation: "Generation | None", *, is_named: bool) -> Callable[[str], str]:
+    """What is no URI and nearly the name of a Resource that is there is taken for a mistake, unless the new one is
+    given a name of its own.
+    """
+
+    def check(text: str) -> str:
+        from gateway.policy.problems import nearest
+
+        _validated("Identifier", text)
+        if generation is None or is_named or ":" in text or generation.resource(text) is not None:
+            return text
+        if near := nearest(text, generation.resources):
+            words = f"no Resource is called {text!a} (did you mean {near}?); name a new one with --api-name"
+            raise typer.BadParameter(words)
+        return text
+
+    return check
 
 
 def _name(text: str) -> str:

@@ -53,7 +53,7 @@ def replay(
         gateway policy replay audit.jsonl audit.jsonl.1 audit.jsonl.2.gz --since 7d --policies new/
         kubectl logs deployment/gateway | gateway policy replay - --output markdown
     """
-    from gateway.cli.policy.audit_files import open_records, period
+    from gateway.cli.policy.audit_files import nothing_found, open_records, period
     from gateway.cli.policy.files import DEFAULT_GATEWAY_ISSUER, policy_files
     from gateway.cli.problems import exit_with_problems
     from gateway.policy.problems import ConfigurationProblems
@@ -74,7 +74,7 @@ def replay(
         for recorded in records:
             played.take(recorded)
     if played.records == 0:
-        raise typer.BadParameter("holds no decision of that time", param_hint="FILE")
+        raise typer.BadParameter(nothing_found(reader, within), param_hint="FILE")
     told = {"text": _text, "markdown": _markdown}
     if output == "json":
         print(json.dumps(_json(played, reader), indent=2))

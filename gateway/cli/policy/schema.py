@@ -13,7 +13,7 @@ def schema(
     Editors complete, explain and check with it. Write it beside the files, and name it on the first line of each:
 
         gateway policy schema > policies/schema.json
-        echo '# yaml-language-server: $schema=schema.json' > policies/team.yaml
+        sed -i '1i # yaml-language-server: $schema=schema.json' policies/team.yaml
         gateway policy schema --kind ServiceAccount
 
     What needs more than one document (references) or more than its form (globs, CEL) is for `gateway check`.

@@ -56,11 +56,11 @@ def suggest(
         git apply tighter.patch
         gateway policy suggest --audit audit.jsonl* --service-account web-deployer --since 30d --write
     """
-    from gateway.cli.policy.audit_files import open_records, period
+    from gateway.cli.policy.audit_files import nothing_found, open_records, period
     from gateway.cli.policy.files import DEFAULT_GATEWAY_ISSUER, policy_files
     from gateway.cli.problems import exit_with_problems
     from gateway.policy.policy_tests import failures
-    from gateway.policy.problems import ConfigurationProblems, PolicyProblems
+    from gateway.policy.problems import ConfigurationProblems, PolicyProblems, nearest
     from gateway.policy.suggest import Traffic, suggestion_for
 
     if output not in {"text", "json"}:
@@ -78,14 +78,17 @@ def suggest(
         exit_with_problems(problems, output)
         return
     if service_account is not None and service_account not in generation.service_accounts:
-        raise typer.BadParameter(f"no service account is called {service_account}", param_hint="--service-account")
+        near = nearest(service_account, generation.service_accounts)
+        hint = f" (did you mean {near}?)" if near else ""
+        words = f"no service account is called {service_account}{hint}"
+        raise typer.BadParameter(words, param_hint="--service-account")
     assumed = chosen.gateway_issuer if chosen.gateway_issuer == DEFAULT_GATEWAY_ISSUER else None
     traffic = Traffic(generation, assumed_audience=assumed)
     with open_records(files, within, "Reading") as (reader, records):
         for recorded in records:
             traffic.take(recorded)
     if traffic.records == 0:
-        raise typer.BadParameter("holds no decision of that time", param_hint="--audit")
+        raise typer.BadParameter(nothing_found(reader, within), param_hint="--audit")
     accounts = generation.service_accounts.values()
     suggestions = [
         suggestion_for(generation, account, traffic, at_least=at_least)

@@ -181,7 +181,7 @@ def _tell_summary(count: int, failed: int, coverage: "Coverage | None") -> None:
     if coverage is not None:
         reached, guarded = (coverage.rules - len(missing) for missing in (coverage.unreached, coverage.unguarded))
         typer.echo(
-            f" Of {coverage.rules:,} trust rules {reached:,} are reached and {guarded:,} guarded:"
+            f" Trust rules: {reached:,} of {coverage.rules:,} reached, {guarded:,} guarded:"
             f" coverage {coverage.percent:g} %."
         )
 

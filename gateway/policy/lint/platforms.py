@@ -55,6 +55,8 @@ class Platform:
     lists: frozenset[ClaimPath] = frozenset()
     numbers: frozenset[ClaimPath] = frozenset()
     booleans: frozenset[ClaimPath] = frozenset()
+    forms: Mapping[ClaimPath, tuple[str, str]] = field(default_factory=dict)
+    """Texts of which the platform writes only some: a regular expression that fits them all, and the like in words."""
     sometimes: frozenset[ClaimPath] = frozenset()
     """Claims that only some of its tokens have."""
     all_else_is_text: bool = False
@@ -113,6 +115,10 @@ def _renamable(**ids: str) -> dict[ClaimPath, ClaimPath]:
 
 # ---------------------------------------------------------------- with a preset
 
+_NUMBER = ("[0-9]+", "digits")
+_TRUTH = ("true|false", "true or false")
+_REF_TYPE = ("branch|tag", "branch or tag")
+_VISIBILITY = ("public|private|internal", "public, private or internal")
 _POD_CLAIMS = frozenset({
     POD, (*POD, "name"), (*POD, "uid"), (_KUBERNETES, "node"), (_KUBERNETES, "node", "name"),
     (_KUBERNETES, "node", "uid"), (_KUBERNETES, "secret"), (_KUBERNETES, "warnafter"),
@@ -147,6 +153,16 @@ GITHUB = Platform(
         ("actor_id",): "whoever can set the job off: it is not the author of the code",
     },
     each_run=_claims("jti", "run_id", "run_number", "run_attempt", "check_run_id", "sha"),
+    forms={
+        ("repository_id",): _NUMBER,
+        ("repository_owner_id",): _NUMBER,
+        ("ref",): ("|refs/.+", "refs/heads/main or refs/tags/v1"),  # empty where a deployment names a commit
+        ("ref_type",): _REF_TYPE,
+        ("ref_protected",): _TRUTH,
+        ("event_name",): ("[a-z_]+", "push or workflow_dispatch, in lower case"),
+        ("repository_visibility",): _VISIBILITY,
+        ("runner_environment",): ("github-hosted|self-hosted", "github-hosted or self-hosted"),
+    },
     sometimes=_claims("environment", "environment_node_id", "enterprise", "enterprise_id", "repo_property_*"),
     all_else_is_text=True,
     subject_is_loose="the repository's admins",
@@ -175,6 +191,17 @@ GITLAB = Platform(
     each_run=_claims("jti", "pipeline_id", "job_id", "sha", "ci_config_sha"),
     lists=_claims("groups_direct", "user_identities"),
     numbers=_claims("runner_id"),
+    forms={
+        ("project_id",): _NUMBER,
+        ("namespace_id",): _NUMBER,
+        ("ref_type",): _REF_TYPE,
+        ("ref_path",): ("refs/.+", "refs/heads/main or refs/tags/v1"),
+        ("ref_protected",): _TRUTH,
+        ("environment_protected",): _TRUTH,
+        ("pipeline_source",): ("[a-z_]+", "push or merge_request_event, in lower case"),
+        ("project_visibility",): _VISIBILITY,
+        ("runner_environment",): ("gitlab-hosted|self-hosted", "gitlab-hosted or self-hosted"),
+    },
     sometimes=_claims(
         "environment", "environment_protected", "deployment_tier", "environment_action", "user_identities",
         "groups_direct", "ref_path", "job_project_id", "job_project_path", "job_namespace_id", "job_namespace_path",

@@ -26,6 +26,13 @@ def _dead(view: TrustView) -> Iterator[Remark]:
             whole = "" if view.own.get(path) == known else ", with what the issuer, the guardrails and sub say of it"
             yield view.remark(f"{claim_text(path)} can have no value that the rule wants{whole}", _written(view, path))
             return
+    for path, (form, like) in view.platform.forms.items():
+        values = view.values(path) or frozenset()
+        texts = [one for one in values if isinstance(one, str)]  # another type is for TYP001
+        if texts and len(texts) == len(values) and not any(re.fullmatch(form, one) for one in texts):
+            told = f"{claim_text(path)} {values_text(values, 1)}: it reads like {like}"
+            yield view.remark(f"no token of {view.platform.title} has the {told}", _written(view, path))
+            return
     subjects = view.values(SUB)
     pattern = view.issuer.issuer.subject_pattern
     if subjects and not any(isinstance(one, str) and re.fullmatch(pattern, one) for one in subjects):

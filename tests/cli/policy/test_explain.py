@@ -192,6 +192,31 @@ def test_what_is_no_token_is_denied_as_the_server_denies_it(desk: Desk, content:
     assert desk.explain("--token", desk.file("bad.jwt", content)).exit_code == 1
 
 
+def test_what_is_wrong_is_told_once(desk: Desk):
+    result = desk.explain("--token", desk.file("x", "abc"))
+    assert result.stdout.count("The token is not a compact signed JWT") == 1
+
+
+def test_times_are_written_for_people(desk: Desk):
+    result = desk.explain("--token", desk.token(exp=1_000, iat=900, nbf=900))
+    assert "exp: 1970-01-01T00:16:40Z" in result.stdout
+
+
+def test_a_token_where_its_file_belongs_is_not_repeated_and_the_way_is_told(desk: Desk):
+    token = Path(desk.token()).read_text().strip()
+    result = desk.explain("--token", token)
+    assert result.exit_code == 2
+    words = " ".join(result.stderr.replace("│", " ").split())
+    assert "is the name of a file, and not the token itself" in words
+    assert token[-20:] not in result.output
+
+
+def test_a_guardrail_does_not_look_as_if_it_wanted_what_it_refuses(desk: Desk):
+    desk.write(RIGHT + "---\nkind: Guardrail\nname: no-push\nissuer: github\ndeny_when: claims.event_name == 'push'\n")
+    told = desk.explain("--token", desk.token())
+    assert "guardrail/no-push  refuses unless this is false: claims.event_name == 'push'; saw" in told.stdout
+
+
 def test_an_issuer_that_is_nearly_right_is_named(desk: Desk):
     token = desk.github.mint({**desk.github.claims(ISSUER), "iss": f"{desk.github.issuer}/"})
     told = desk.told("--token", desk.file("t.jwt", token), exit_code=1)
@@ -199,6 +224,28 @@ def test_an_issuer_that_is_nearly_right_is_named(desk: Desk):
     (hint,) = told["hints"]
     assert (hint["id"], hint["change"]) == ("differs-in-trailing-slash", None)
     assert "discovery document" in hint["warning"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_folder_that_is_named_is_that_of_the_gateway_of_the_settings(
+    desk: Desk, named: bool, monkeypatch: pytest.MonkeyPatch
+):
+    issuer = "https://sts.corp.example"
+    settings = desk.file("gateway.yaml", f"issuer: {issuer}\n")
+    monkeypatch.chdir(desk.folder)
+    desk.write(RIGHT)
+    token = desk.file("token.jwt", desk.github.token(issuer))
+    options = ("--config", settings) if named else ()
+    assert desk.explain("--token", token, *options).exit_code == 0
+    assert "wrong_audience" in desk.explain("--token", token, *options, "--gateway-issuer", "https://a.example").stdout
+
+
+def test_settings_that_cannot_be_read_count_where_they_are_named(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    settings = desk.file("gateway.yaml", "isuer: x\n")
+    monkeypatch.chdir(desk.folder)
+    desk.write(RIGHT)
+    assert desk.explain("--token", desk.token()).exit_code == 0
+    assert "did you mean issuer?" in desk.explain("--token", desk.token(), "--config", settings).stderr
 
 
 def test_an_audience_that_is_nearly_right_is_named(desk: Desk):

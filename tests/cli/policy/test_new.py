@@ -243,6 +243,30 @@ def test_an_answer_that_cannot_stand_is_refused_and_named(folder, option, value)
     assert not folder.exists()
 
 
+def test_what_is_nearly_the_name_of_a_resource_is_not_taken_for_a_new_one(folder):
+    write(folder, BASE, "base.yaml")
+    misspelt = (*GITHUB, "--api", "ledger-ap", "--scope", "ledger:read")
+    done = run(folder, *misspelt)
+    assert (done.exit_code, "did you mean ledger-api" in done.output) == (2, True)
+    assert run(folder, *misspelt, "--api-name", "another").exit_code == 0
+
+
+def test_a_uri_is_never_taken_for_a_misspelt_resource(folder):
+    write(folder, BASE, "base.yaml")
+    assert run(folder, *GITHUB, "--api", "https://ledger-ap", "--scope", "ledger:read").exit_code == 0
+
+
+def test_what_to_do_next_names_the_same_folder(folder):
+    told = run(folder, *GITHUB, *API).output
+    assert f"gateway policy test -k web -p {folder}" in told
+    assert f"gateway policy schema > {folder / 'schema.json'}" in told
+
+
+def test_a_schema_that_is_there_is_not_asked_for(folder):
+    write(folder, "{}", "schema.json")
+    assert "gateway policy schema" not in run(folder, *GITHUB, *API).output
+
+
 def test_a_scope_that_the_resource_has_not_is_refused_with_the_nearest(folder):
     write(folder, BASE, "base.yaml")
     done = run(folder, *GITHUB, "--api", "ledger-api", "--scope", "ledger:reed")

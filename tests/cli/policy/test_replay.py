@@ -173,6 +173,15 @@ def test_a_period_leaves_out_the_rest(tmp_path, log, period, count):
     assert json.loads(done.stdout)["records"] == count
 
 
+def test_a_file_that_holds_no_record_is_told_apart_from_a_time_without_one(tmp_path):
+    other = tmp_path / "notes.txt"
+    other.write_text("nothing\n")
+    done = run(other, "--policies", policies(tmp_path, ACCOUNT))
+    assert done.exit_code == 2
+    words = " ".join(done.stderr.replace("│", " ").split())
+    assert "holds no decision. 1 lines were skipped: 1 no JSON." in words
+
+
 def test_what_is_no_record_and_what_cannot_be_decided_is_counted(tmp_path, log):
     with log.open("ab") as file:
         file.write(b'garbage\n{"a":1}\n')

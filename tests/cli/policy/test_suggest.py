@@ -231,7 +231,7 @@ def test_a_value_from_a_log_reaches_no_terminal_as_it_is(tmp_path):
     [
         ((), "name an audit log"),
         (("--audit", "missing.jsonl"), "missing.jsonl: No such file or directory"),
-        (("--audit", "empty.jsonl"), "holds no decision of that time"),
+        (("--audit", "empty.jsonl"), "holds no decision"),
         (("--audit", "audit.jsonl", "--output", "markdown"), "is text or json"),
         (("--audit", "audit.jsonl", "--at-least", "0"), "greater than or equal to 1"),
     ],

@@ -88,7 +88,7 @@ def test_what_no_test_proves_is_told_with_its_line(folder):
         "not covered: web.yaml:8: web/topic: no test is granted anything by it",
         "not covered: web.yaml:8: web/topic: no test that is refused comes close to it",
         "",
-        "2 tests: 2 passed, 0 failed. Of 2 trust rules 1 are reached and 1 guarded: coverage 50 %.",
+        "2 tests: 2 passed, 0 failed. Trust rules: 1 of 2 reached, 1 guarded: coverage 50 %.",
     ]
 
 
@@ -127,7 +127,7 @@ def test_a_folder_without_tests_covers_nothing(folder):
     write(folder, ACCOUNT.partition("tests:")[0], "web.yaml")
     done = run("-p", str(folder))
     assert done.exit_code == 0
-    assert "0 tests: 0 passed, 0 failed. Of 2 trust rules 0 are reached and 0 guarded: coverage 0 %." in done.output
+    assert "0 tests: 0 passed, 0 failed. Trust rules: 0 of 2 reached, 0 guarded: coverage 0 %." in done.output
 
 
 def test_scripts_get_all_of_it_as_json(failing):
